@@ -1,0 +1,57 @@
+# Every target does its own set-up; a machine needs Python 3.11 or later with pip, and make. Nothing is compiled.
+#
+#   make demo    the whole incident on an embedded PostgreSQL; ends with the report's path
+#   make lab     JupyterLab on the notebooks
+#   make test    format, lint, types, tests, and the notebooks cell by cell against their saved outputs
+#   make lint    the first three of these
+#   make lock    resolve the dependencies again and write requirements.lock
+#   make clean   delete the environment and the caches; reports stay
+#
+# PYTHON=/path/to/python names the interpreter; without it the first of these that is new enough is taken.
+
+PYTHON ?= $(firstword $(foreach name,python3 python3.11 python3.12 python3.13 python3.14,$(shell \
+	$(name) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $(name))))
+
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+PIP := $(PYTHON) -m pip --disable-pip-version-check --quiet
+
+.PHONY: demo lab test lint lock clean
+.DELETE_ON_ERROR:
+
+demo: $(READY)
+	$(BIN)/recon demo
+
+lab: $(READY)
+	$(BIN)/recon lab
+
+test: lint
+	$(BIN)/python -m pytest --nbval --nbval-sanitize-with tests/nbval_sanitize.cfg \
+		--ignore-glob 'tests/*.ipynb' tests notebooks
+
+lint: $(READY)
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy recon
+
+$(READY): requirements.lock pyproject.toml
+	$(if $(PYTHON),,$(error No Python 3.11 or later was found: install one, or name it with make PYTHON=...))
+	$(PYTHON) -m venv --clear --without-pip $(VENV)
+	$(PIP) --python $(BIN)/python install --require-hashes --only-binary :all: --requirement requirements.lock
+	$(PIP) --python $(BIN)/python install --no-deps --no-build-isolation --no-index --editable .
+	@touch $@
+
+# The lock holds every platform's wheels (--universal), so that one file serves Linux and macOS.
+lock:
+	$(if $(PYTHON),,$(error No Python 3.11 or later was found: install one, or name it with make PYTHON=...))
+	$(PYTHON) -m venv --clear --without-pip .venv-lock
+	$(PIP) --python .venv-lock/bin/python install 'uv>=0.9,<1'
+	printf '%s\n' 'hatchling>=1.27,<2' 'editables>=0.5' | .venv-lock/bin/uv pip compile --quiet --universal \
+		--python-version 3.11 --extra test --generate-hashes --only-binary :all: --no-annotate --no-header \
+		--upgrade --output-file requirements.lock pyproject.toml -
+	rm -rf .venv-lock
+
+clean:
+	rm -rf $(VENV) .venv-lock .mypy_cache .pytest_cache .ruff_cache .hypothesis build dist
+	find recon tests -name __pycache__ -prune -exec rm -rf {} +

@@ -1,0 +1,271 @@
+"""recon's own tables, the audit trail and the mismatch events.
+
+Entry points: `create_tables`, `append`, `mark_reverted`, `owned_by`, `record_events`. The audit table is
+append-only but for reverted_at, which is set once (rules.md 11). Every statement on audit and events has an
+equality on profile_id.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from decimal import Decimal
+
+import sqlalchemy as sa
+from sqlalchemy.dialects.postgresql import JSONB
+from sqlalchemy.engine import Connection
+from sqlalchemy.exc import DBAPIError
+from sqlalchemy.schema import CreateIndex, CreateTable
+
+from recon.domain import Decision, Item
+from recon.errors import Refused
+
+INSTANT = sa.DateTime(timezone=True)
+metadata = sa.MetaData()
+
+audit_table = sa.Table(
+    "reconciliation_backfill_audit",
+    metadata,
+    sa.Column("batch_id", sa.Text, nullable=False),
+    sa.Column("profile_id", sa.Text, nullable=False),
+    sa.Column("symbol", sa.Text),
+    sa.Column("trade_id", sa.Text),
+    sa.Column("decision", sa.Text, nullable=False),
+    sa.Column("reason", sa.Text),
+    sa.Column("filled_qty", sa.Numeric),
+    sa.Column("backfill_order_id", sa.Text),
+    sa.Column("exchange_client_order_id", sa.Text),
+    sa.Column("created_at", INSTANT, nullable=False, server_default=sa.func.now()),
+    sa.Column("reverted_at", INSTANT),
+    sa.Column("exchange_order_id", sa.Text),
+    sa.Column("evidence_filled_at", INSTANT),
+    sa.Column("price", sa.Numeric),
+    sa.Column("plan_digest", sa.Text),
+    sa.Column("actor", sa.Text),
+    sa.Index("reconciliation_backfill_audit_batch", "profile_id", "batch_id"),
+)
+
+events_table = sa.Table(
+    "reconciliation_events",
+    metadata,
+    sa.Column("profile_id", sa.Text, nullable=False),
+    sa.Column("symbol", sa.Text, nullable=False),
+    sa.Column("db_open_qty", sa.Numeric, nullable=False),
+    sa.Column("exchange_qty", sa.Numeric),
+    sa.Column("batch_id", sa.Text),
+    sa.Column("created_at", INSTANT, nullable=False, server_default=sa.func.now()),
+    sa.Index("reconciliation_events_symbol", "profile_id", "symbol", "created_at"),
+)
+
+batches_table = sa.Table(
+    "reconciliation_batches",
+    metadata,
+    sa.Column("batch_id", sa.Text, primary_key=True),
+    sa.Column("profile_id", sa.Text, nullable=False),
+    sa.Column("state", sa.Text, nullable=False),
+    sa.Column("scope", JSONB),
+    sa.Column("plan", JSONB),
+    sa.Column("plan_digest", sa.Text),
+    sa.Column("approval", JSONB),
+    sa.Column("created_at", INSTANT, nullable=False),
+    sa.Column("created_by", sa.Text, nullable=False),
+    sa.Column("updated_at", INSTANT, nullable=False),
+    sa.Column("updated_by", sa.Text, nullable=False),
+)
+
+
+def ddl(connection: Connection) -> list[str]:
+    """The statements that `create_tables` would run on this database; reads only."""
+    inspector = sa.inspect(connection)
+    statements = []
+    for table in metadata.sorted_tables:
+        if not inspector.has_table(table.name):
+            statements.append(str(CreateTable(table).compile(connection)).strip())
+            ordered = sorted(table.indexes, key=lambda index: str(index.name))
+            statements += [str(CreateIndex(index).compile(connection)) for index in ordered]
+        else:
+            present = {column["name"] for column in inspector.get_columns(table.name)}
+            statements += [
+                f"ALTER TABLE {table.name} ADD COLUMN {column.name} {column.type.compile(connection.dialect)}"
+                for column in table.columns
+                if column.name not in present
+            ]
+    return statements
+
+
+def create_tables(connection: Connection) -> list[str]:
+    """Create the tables, or add the columns that an existing one lacks; writes DDL, returns what was run."""
+    statements = ddl(connection)
+    for statement in statements:
+        connection.execute(sa.text(statement))
+    return statements
+
+
+def check_writable(connection: Connection) -> None:
+    """Prove in a savepoint that an audit row can be written, then take it back; writes nothing.
+
+    Raises `Refused` (audit_unavailable), runbook section 6.
+    """
+    savepoint = connection.begin_nested()
+    try:
+        cells = {column.name: None for column in audit_table.columns}
+        probe = cells | {"batch_id": "probe", "profile_id": "probe", "decision": "NO_GO", "created_at": sa.func.now()}
+        connection.execute(sa.insert(audit_table).values(probe))
+    except DBAPIError as error:
+        raise Refused(
+            "audit_unavailable",
+            f"The audit table cannot be written ({str(error.orig).splitlines()[0]}). Run `recon init`, or grant INSERT "
+            "on reconciliation_backfill_audit.",
+        ) from error
+    finally:
+        savepoint.rollback()
+
+
+def append(
+    connection: Connection,
+    *,
+    batch_id: str,
+    profile_id: str,
+    decisions: Iterable[tuple[Item, Decision]],
+    plan_digest: str | None,
+    actor: str,
+    now: datetime,
+) -> int:
+    """Append one audit row per (item, decision); writes, returns how many."""
+    rows = [
+        {
+            "batch_id": batch_id,
+            "profile_id": profile_id,
+            "symbol": item.symbol,
+            "trade_id": item.trade_id,
+            "decision": decision.value,
+            "reason": item.reason.value,
+            "filled_qty": item.qty,
+            "backfill_order_id": item.order_id,
+            "exchange_client_order_id": item.client_order_id,
+            "created_at": now,
+            "exchange_order_id": item.exchange_order_id,
+            "evidence_filled_at": item.filled_at,
+            "price": item.price,
+            "plan_digest": plan_digest,
+            "actor": actor,
+        }
+        for item, decision in decisions
+    ]
+    if rows:
+        connection.execute(sa.insert(audit_table), rows)
+    return len(rows)
+
+
+def decision_counts(connection: Connection, profile_id: str, batch_id: str) -> dict[str, int]:
+    """Audit rows of the batch per decision, by name (runbook section 8); reads only."""
+    table = audit_table
+    query = (
+        sa.select(table.c.decision, sa.func.count())
+        .where(table.c.profile_id == profile_id, table.c.batch_id == batch_id)
+        .group_by(table.c.decision)
+        .order_by(table.c.decision)
+    )
+    return {decision: count for decision, count in connection.execute(query)}
+
+
+def applied_ids(connection: Connection, profile_id: str, batch_id: str) -> dict[str, Decimal]:
+    """order_id and quantity of the batch's APPLIED audit rows that are not reverted; reads only."""
+    table = audit_table
+    query = sa.select(table.c.backfill_order_id, table.c.filled_qty).where(
+        table.c.profile_id == profile_id,
+        table.c.batch_id == batch_id,
+        table.c.decision == Decision.APPLIED.value,
+        table.c.reverted_at.is_(None),
+    )
+    return {order_id: qty for order_id, qty in connection.execute(query)}
+
+
+def owners(connection: Connection, profile_id: str, order_ids: Collection[str]) -> dict[str, str]:
+    """The owner of each row: the batch of its last APPLIED audit row that is not reverted; reads only."""
+    table = audit_table
+    query = (
+        sa.select(table.c.backfill_order_id, table.c.batch_id)
+        .where(
+            table.c.profile_id == profile_id,
+            table.c.backfill_order_id.in_(sorted(order_ids)),
+            table.c.decision == Decision.APPLIED.value,
+            table.c.reverted_at.is_(None),
+        )
+        .order_by(table.c.created_at)
+    )
+    return {order_id: batch_id for order_id, batch_id in connection.execute(query)}
+
+
+def touched_ids(connection: Connection, profile_id: str, batch_id: str) -> set[str]:
+    """order_ids that the batch applied or found existing (runbook section 9); reads only."""
+    table = audit_table
+    query = sa.select(table.c.backfill_order_id).where(
+        table.c.profile_id == profile_id,
+        table.c.batch_id == batch_id,
+        table.c.decision.in_([Decision.APPLIED.value, Decision.SKIP_EXISTING.value]),
+        table.c.backfill_order_id.is_not(None),
+    )
+    return {order_id for (order_id,) in connection.execute(query)}
+
+
+def mark_reverted(connection: Connection, profile_id: str, batch_id: str, now: datetime) -> int:
+    """Set reverted_at on every row of the batch where it is NULL (runbook section 9); writes, returns how many."""
+    table = audit_table
+    statement = (
+        sa.update(table)
+        .where(table.c.profile_id == profile_id, table.c.batch_id == batch_id, table.c.reverted_at.is_(None))
+        .values(reverted_at=now)
+    )
+    return connection.execute(statement).rowcount
+
+
+@dataclass(frozen=True, slots=True)
+class Mismatch:
+    """A symbol on which the table and the exchange disagree; signed quantities, None when unknown."""
+
+    symbol: str
+    db_open_qty: Decimal
+    exchange_qty: Decimal | None
+
+
+def record_events(
+    connection: Connection,
+    profile_id: str,
+    batch_id: str,
+    mismatches: Sequence[Mismatch],
+    *,
+    throttle: timedelta,
+    now: datetime,
+) -> int:
+    """Write one event per mismatch unless its symbol had one within the throttle; writes, returns how many."""
+    table = events_table
+    recent = sa.select(table.c.symbol).where(table.c.profile_id == profile_id, table.c.created_at > now - throttle)
+    quiet = {symbol for (symbol,) in connection.execute(recent)}
+    rows = [
+        {
+            "profile_id": profile_id,
+            "symbol": mismatch.symbol,
+            "db_open_qty": mismatch.db_open_qty,
+            "exchange_qty": mismatch.exchange_qty,
+            "batch_id": batch_id,
+            "created_at": now,
+        }
+        for mismatch in mismatches
+        if mismatch.symbol not in quiet
+    ]
+    if rows:
+        connection.execute(sa.insert(table), rows)
+    return len(rows)
+
+
+def event_counts(connection: Connection, profile_id: str, split_at: datetime | None) -> tuple[int, int]:
+    """How many mismatch events the profile had up to an instant, and since; reads only."""
+    table = events_table
+    query = sa.select(table.c.created_at).where(table.c.profile_id == profile_id)
+    instants = [created_at for (created_at,) in connection.execute(query)]
+    before = sum(1 for instant in instants if split_at is None or instant <= split_at)
+    return before, len(instants) - before
+
+

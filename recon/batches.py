@@ -1,0 +1,174 @@
+"""The life of a batch as one row of reconciliation_batches, and the one table of legal transitions.
+
+Entry points: `load`, `save`, `next_command`. A batch_id is unique across profiles. Rules: rules.md 12.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, replace
+from datetime import datetime
+from enum import StrEnum
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.dialects.postgresql import insert as pg_insert
+from sqlalchemy.engine import Connection
+from sqlalchemy.exc import DBAPIError
+
+from recon.audit import batches_table
+from recon.database import sqlstate
+from recon.domain import State
+from recon.errors import Refused
+from recon.identity import canonical_json
+
+
+class Action(StrEnum):
+    """What is done to a batch; the first five are the stages with a notebook."""
+
+    DETECT = "detect"
+    DRY_RUN = "dry-run"
+    APPLY = "apply"
+    VALIDATE = "validate"
+    ROLLBACK = "rollback"
+    APPROVE = "approve"
+    STALE = "stale"
+    REFUTE = "refute"
+
+
+TRANSITIONS: dict[tuple[State | None, Action], tuple[State, str]] = {
+    (None, Action.DETECT): (State.DETECTED, "the first detect opens the batch"),
+    (State.DETECTED, Action.DETECT): (State.DETECTED, "detect may be repeated until applied"),
+    (State.PLANNED, Action.DETECT): (State.PLANNED, "detecting again leaves the plan as it is"),
+    (State.APPROVED, Action.DETECT): (State.APPROVED, "detecting again leaves the approval as it is"),
+    (State.DETECTED, Action.DRY_RUN): (State.PLANNED, "a dry run makes the plan"),
+    (State.PLANNED, Action.DRY_RUN): (State.PLANNED, "a dry run may be repeated until applied"),
+    (State.APPROVED, Action.DRY_RUN): (State.PLANNED, "a new dry run voids the approval"),
+    (State.PLANNED, Action.APPROVE): (State.APPROVED, "a person approves the plan"),
+    (State.APPROVED, Action.APPROVE): (State.APPROVED, "an approval may be renewed, after it expired for instance"),
+    (State.APPROVED, Action.STALE): (State.PLANNED, "the facts changed, so the approval is void"),
+    (State.APPROVED, Action.APPLY): (State.APPLIED, "apply writes the approved rows"),
+    (State.APPLIED, Action.APPLY): (State.APPLIED, "applying again only compares"),
+    (State.VALIDATED, Action.APPLY): (State.VALIDATED, "applying again only compares"),
+    (State.APPLIED, Action.VALIDATE): (State.VALIDATED, "validation passed"),
+    (State.VALIDATED, Action.VALIDATE): (State.VALIDATED, "validation may be repeated"),
+    (State.APPLIED, Action.REFUTE): (State.APPLIED, "validation failed"),
+    (State.VALIDATED, Action.REFUTE): (State.APPLIED, "a validation that fails takes the earlier one back"),
+    (State.APPLIED, Action.ROLLBACK): (State.ROLLED_BACK, "rollback cancels the rows"),
+    (State.VALIDATED, Action.ROLLBACK): (State.ROLLED_BACK, "rollback cancels the rows"),
+    (State.ROLLED_BACK, Action.ROLLBACK): (State.ROLLED_BACK, "rolling back again changes nothing"),
+}
+"""Every legal action with the state it leads to and its reason; any other is refused."""
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """One incident on one profile; `plan` and `approval` are the stored documents, None until made."""
+
+    batch_id: str
+    profile_id: str
+    state: State | None
+    scope: dict[str, Any] | None = None
+    plan: dict[str, Any] | None = None
+    plan_digest: str | None = None
+    approval: dict[str, Any] | None = None
+    created_at: datetime | None = None
+    updated_at: datetime | None = None
+    updated_by: str | None = None
+
+    def after(self, action: Action) -> State:
+        """The state that an action leads to. Raises `Refused` (illegal_transition) when it is not legal here."""
+        if (self.state, action) not in TRANSITIONS:
+            stands = f"is {self.state.value}" if self.state else "does not exist yet"
+            raise Refused(
+                "illegal_transition", f"Batch {self.batch_id} {stands}; {action.value} is not possible. {self.next_command()}"
+            )
+        return TRANSITIONS[self.state, action][0]
+
+    def moved(self, action: Action, **changes: Any) -> Batch:
+        """The batch after the action, with the given fields changed; writes nothing."""
+        return replace(self, state=self.after(action), **changes)
+
+    def next_command(self) -> str:
+        """The sentence that `recon status` prints: what to run next."""
+        run = f"recon run {{}} --profile-id {self.profile_id} --batch-id {self.batch_id}"
+        if self.state is None:
+            return f"Next: {run.format('detect')}"
+        commands = {
+            State.DETECTED: run.format("dry-run"),
+            State.PLANNED: f"recon approve --batch-id {self.batch_id} --by NAME",
+            State.APPROVED: run.format("apply"),
+            State.APPLIED: run.format("validate"),
+            State.VALIDATED: f"recon verify reports/{self.batch_id}",
+            State.ROLLED_BACK: "recon run detect with a new batch_id, to repair it again",
+        }
+        return f"Next: {commands[self.state]}"
+
+
+def load(connection: Connection, batch_id: str, profile_id: str | None = None, *, lock: bool = False) -> Batch:
+    """The batch, or one without a state when it does not exist; reads, and with `lock` holds its row.
+
+    Raises `Refused` (batch_of_another_profile) when it belongs to another profile, and (audit_unavailable) when
+    recon's tables are missing.
+    """
+    query = sa.select(batches_table).where(batches_table.c.batch_id == batch_id)
+    try:
+        with connection.begin_nested():
+            row = connection.execute(query.with_for_update() if lock else query).mappings().first()
+    except DBAPIError as error:
+        if sqlstate(error) == "42P01":
+            raise Refused("audit_unavailable", "recon's own tables are missing here; run `recon init` once.") from error
+        raise
+    if row is None:
+        return Batch(batch_id, profile_id or "", None)
+    if profile_id is not None and row["profile_id"] != profile_id:
+        raise Refused(
+            "batch_of_another_profile",
+            f"Batch {batch_id} belongs to another profile; a batch_id is unique. Choose another batch_id.",
+        )
+    return _batch(row)
+
+
+def every(connection: Connection, profile_id: str | None = None) -> list[Batch]:
+    """All batches, or those of one profile, newest first; reads only."""
+    query = sa.select(batches_table).order_by(batches_table.c.updated_at.desc(), batches_table.c.batch_id)
+    if profile_id is not None:
+        query = query.where(batches_table.c.profile_id == profile_id)
+    return [_batch(row) for row in connection.execute(query).mappings()]
+
+
+def save(connection: Connection, batch: Batch, *, actor: str, now: datetime) -> Batch:
+    """Insert or update the batch's row; writes. The caller went through `moved`."""
+    cells = {
+        "profile_id": batch.profile_id,
+        "state": batch.state.value if batch.state else None,
+        "scope": _plain(batch.scope),
+        "plan": _plain(batch.plan),
+        "plan_digest": batch.plan_digest,
+        "approval": _plain(batch.approval),
+        "updated_at": now,
+        "updated_by": actor,
+    }
+    first = {"batch_id": batch.batch_id, "created_at": now, "created_by": actor}
+    statement = pg_insert(batches_table).values(**first, **cells)
+    connection.execute(statement.on_conflict_do_update(index_elements=["batch_id"], set_=cells))
+    return replace(batch, updated_at=now, updated_by=actor)
+
+
+def _plain(document: dict[str, Any] | None) -> Any:
+    return sa.null() if document is None else json.loads(canonical_json(document))
+
+
+def _batch(row: Any) -> Batch:
+    return Batch(
+        batch_id=row["batch_id"],
+        profile_id=row["profile_id"],
+        state=State(row["state"]),
+        scope=row["scope"],
+        plan=row["plan"],
+        plan_digest=row["plan_digest"],
+        approval=row["approval"],
+        created_at=row["created_at"],
+        updated_at=row["updated_at"],
+        updated_by=row["updated_by"],
+    )

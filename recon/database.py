@@ -1,0 +1,119 @@
+"""Connections: made for transaction poolers, UTC everywhere, no secret in any text.
+
+Behind pgbouncer or Supabase's pooler nothing of a session outlives its transaction, so everything is set with
+SET LOCAL, nothing is prepared on the server and no connection is kept (rules.md 10).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+
+import sqlalchemy as sa
+from sqlalchemy.engine import URL, Connection, Engine, make_url
+from sqlalchemy.exc import ArgumentError, DBAPIError
+from sqlalchemy.pool import NullPool
+
+from recon.errors import ReconError, Refused, UsageError
+
+LOCK_NOT_AVAILABLE, QUERY_CANCELED, INVALID_TEXT = "55P03", "57014", "22P02"
+
+
+def connect(url: str) -> Engine:
+    """An engine for any `postgres://`, `postgresql://` or `postgresql+psycopg://` URL; opens no connection yet.
+
+    Raises `UsageError` (database_url_invalid), which does not repeat the URL.
+    """
+    try:
+        parsed = make_url(url)
+    except ArgumentError:
+        parsed = None
+    if parsed is None or parsed.drivername.split("+")[0] not in ("postgres", "postgresql"):
+        raise UsageError(
+            "database_url_invalid",
+            "RECON_DATABASE_URL is not a PostgreSQL URL; expected postgresql://USER:PASSWORD@HOST:PORT/DATABASE.",
+        )
+    return sa.create_engine(
+        parsed.set(drivername="postgresql+psycopg"),
+        poolclass=NullPool,
+        connect_args={"prepare_threshold": None, "application_name": "recon", "connect_timeout": 10},
+    )
+
+
+def shown_url(url: URL) -> str:
+    """Host, port and database of a URL for people: no user, no password, no options."""
+    host = url.host or url.query.get("host") or "local socket"
+    place = "local socket" if str(host).startswith("/") else f"{host}:{url.port or 5432}"
+    return f"{place}/{url.database}"
+
+
+@contextmanager
+def transaction(engine: Engine, *, read_only: bool = False, snapshot: bool = False) -> Iterator[Connection]:
+    """One transaction with recon's own settings, committed at the end unless the block raises.
+
+    `read_only` and `snapshot` (REPEATABLE READ) hold for the transaction alone. Driver errors become
+    `ReconError`s without parameters or secrets; see `explain`.
+    """
+    level = "REPEATABLE READ" if snapshot else "READ COMMITTED"
+    try:
+        with engine.connect() as connection:
+            connection = connection.execution_options(isolation_level=level, postgresql_readonly=read_only)
+            with connection.begin():
+                prepare(connection)
+                yield connection
+    except DBAPIError as error:
+        raise explain(error) from error
+
+
+def prepare(connection: Connection) -> None:
+    """Set, for this transaction alone, how values are written as text and how long anything may take."""
+    settings = {
+        "TimeZone": "UTC",
+        "DateStyle": "ISO, YMD",
+        "IntervalStyle": "iso_8601",
+        "extra_float_digits": "1",
+        "bytea_output": "hex",
+        "lock_timeout": "10s",
+        "statement_timeout": "120s",
+        "idle_in_transaction_session_timeout": "60s",
+    }
+    connection.execute(sa.select(*(sa.func.set_config(name, value, True) for name, value in settings.items())))
+
+
+def explain(error: DBAPIError) -> ReconError:
+    """The error for people: SQLSTATE and the server's own sentence, never the statement's parameters."""
+    state = sqlstate(error)
+    said = first_line(error)
+    if state == LOCK_NOT_AVAILABLE:
+        return Refused(
+            "orders_locked",
+            f"The lock on orders was not granted in time ({said}). Nothing was written; find who holds it in "
+            "pg_locks, then run again.",
+        )
+    if state == QUERY_CANCELED:
+        return Refused("statement_timeout", f"A statement took too long and was canceled ({said}). Nothing was written.")
+    if error.connection_invalidated or state is None or state[:2] in ("08", "57", "53"):
+        return ReconError(
+            "database_unreachable",
+            f"The database did not answer or closed the connection ({said}). Check RECON_DATABASE_URL, the server "
+            "and the network, then run again.",
+        )
+    return ReconError("database_error", f"The database refused a statement: {said} (SQLSTATE {state}).")
+
+
+def sqlstate(error: DBAPIError) -> str | None:
+    """The five-character code of a driver error, None when the server sent none."""
+    return getattr(error.orig, "sqlstate", None)
+
+
+def first_line(error: DBAPIError) -> str:
+    """The first line of the driver's own message: the server's sentence, without the statement."""
+    lines = str(error.orig).strip().splitlines()
+    return lines[0] if lines else type(error.orig).__name__
+
+
+def server_clock(connection: Connection) -> datetime:
+    """The server's clock now, not the transaction's start: two appliers in a row never share an instant."""
+    now: datetime = connection.execute(sa.select(sa.func.clock_timestamp())).scalar_one()
+    return now.astimezone(UTC)

@@ -1,0 +1,275 @@
+"""Evidence units, and how much of them the profile's own rows already hold.
+
+Pure: fills and rows in, quantities out; no clock, no input or output. Entry points: `build_units`, `spend`
+(what backfill rows took) and `record` (what all other filled rows took). Rules: rules.md 2 and 5; invariant 6
+begins here, since only what neither took is available.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from decimal import ROUND_HALF_EVEN, Context, Decimal, localcontext
+
+from recon.domain import Fill, OrderRow, Side, Window
+from recon.identity import BASE_FEE, DUST, backfill_order_id, canonical_symbol
+
+CLOCK_TOLERANCE = timedelta(seconds=5)
+"""How far a row's filled_at may lie from its order's fills: backends stamp on arrival (rules.md 5)."""
+
+VWAP_QUANTUM = Decimal("1e-12")
+"""Prices of several fills are rounded half-even to twelve decimals."""
+
+ZERO = Decimal(0)
+
+UnitKey = tuple[str, Side, str, datetime]
+"""Canonical symbol, side, exchange order and instant: what makes a unit one."""
+
+Order = tuple[str, Side, str]
+"""Canonical symbol, side and exchange order: ids of some venues are unique only there."""
+
+
+@dataclass(frozen=True, slots=True)
+class EvidenceUnit:
+    """All fills of one exchange order at one instant, within one symbol and side.
+
+    `qty` is their sum, `price` their VWAP, `fees` the sum paid per currency (upper case).
+    """
+
+    symbol: str
+    side: Side
+    exchange_order_id: str
+    filled_at: datetime
+    qty: Decimal
+    price: Decimal
+    client_order_ids: tuple[str, ...] = ()
+    fees: tuple[tuple[str, Decimal], ...] = ()
+
+    @property
+    def key(self) -> UnitKey:
+        """What identifies the unit."""
+        return (self.symbol, self.side, self.exchange_order_id, self.filled_at)
+
+    @property
+    def order(self) -> Order:
+        """What identifies the exchange order that the unit is a part of."""
+        return (self.symbol, self.side, self.exchange_order_id)
+
+
+@dataclass(frozen=True, slots=True)
+class Take:
+    """`qty` of a unit that one row of `orders` already holds."""
+
+    unit: UnitKey
+    row: OrderRow
+    qty: Decimal
+
+
+@dataclass(slots=True)
+class Ledger:
+    """What is left of every unit, who took the rest, and the rows that need a look.
+
+    `left` and `takes` change while rows are booked; `unmatched` pairs a row with the sentence that says why.
+    """
+
+    units: Mapping[UnitKey, EvidenceUnit]
+    left: dict[UnitKey, Decimal]
+    takes: dict[tuple[UnitKey, str], Take] = field(default_factory=dict)
+    unmatched: list[tuple[OrderRow, str]] = field(default_factory=list)
+
+    @classmethod
+    def of(cls, units: Sequence[EvidenceUnit]) -> Ledger:
+        """A ledger from which nothing was taken."""
+        return cls({unit.key: unit for unit in units}, {unit.key: unit.qty for unit in units})
+
+    def take(self, row: OrderRow, keys: Iterable[UnitKey], qty: Decimal) -> Decimal:
+        """Book up to `qty` from the units in the order given; returns what they could not cover."""
+        for key in keys:
+            taken = min(qty, self.left[key])
+            if taken > 0:
+                self.left[key] -= taken
+                held = self.takes.get((key, row.order_id))
+                self.takes[key, row.order_id] = Take(key, row, taken + (held.qty if held else ZERO))
+                qty -= taken
+        return qty
+
+    def give_back(self, take: Take) -> None:
+        """Undo one booking."""
+        del self.takes[take.unit, take.row.order_id]
+        self.left[take.unit] += take.qty
+
+
+def build_units(fills: Iterable[Fill]) -> tuple[EvidenceUnit, ...]:
+    """Group fills into units, ordered by symbol, side, instant and exchange order."""
+    groups: dict[UnitKey, list[Fill]] = defaultdict(list)
+    for fill in fills:
+        groups[(canonical_symbol(fill.symbol), fill.side, fill.exchange_order_id, fill.filled_at)].append(fill)
+    return tuple(_unit(key, groups[key]) for key in sorted(groups, key=lambda key: (key[0], key[1], key[3], key[2])))
+
+
+def _unit(key: UnitKey, fills: Sequence[Fill]) -> EvidenceUnit:
+    fees: dict[str, Decimal] = defaultdict(Decimal)
+    for fill in fills:
+        if fill.fee is not None and fill.fee_currency:
+            fees[fill.fee_currency.upper()] += fill.fee
+    return EvidenceUnit(
+        *key,
+        qty=sum((fill.qty for fill in fills), ZERO),
+        price=volume_weighted_price([(fill.qty, fill.price) for fill in fills]),
+        client_order_ids=tuple(sorted({fill.client_order_id for fill in fills if fill.client_order_id})),
+        fees=tuple(sorted(fees.items())),
+    )
+
+
+def volume_weighted_price(parts: Sequence[tuple[Decimal, Decimal]]) -> Decimal:
+    """The price of (qty, price) parts: one part as it stands, several rounded half-even to 12 decimals."""
+    if len(parts) == 1:
+        return parts[0][1]
+    total = sum((qty for qty, _ in parts), ZERO)
+    value = sum((qty * price for qty, price in parts), ZERO)
+    with localcontext(Context(prec=400, rounding=ROUND_HALF_EVEN)):
+        return (value / total).quantize(VWAP_QUANTUM)
+
+
+def spend(ledger: Ledger, rows: Iterable[OrderRow]) -> list[OrderRow]:
+    """Book what filled backfill rows took, each from the unit that its own id names.
+
+    Returns the backfill rows whose id names no unit of the window, no dust and no fee: nobody can say what
+    they rest on, so the caller books them like any other row.
+    """
+    at: dict[tuple[str, datetime], list[UnitKey]] = defaultdict(list)
+    for key in ledger.units:
+        at[(key[0], key[3])].append(key)
+    strangers = []
+    for row in sorted(rows, key=_by_time):
+        named = [key for key in at[(canonical_symbol(row.symbol), row.filled_at)] if _names(row, key[2])]
+        if named:
+            ledger.take(row, named[:1], row.quantity)
+        elif not (_names(row, DUST) or _names(row, BASE_FEE)):
+            strangers.append(row)
+    return strangers
+
+
+def _names(row: OrderRow, exchange_order_id: str) -> bool:
+    return row.order_id == backfill_order_id(row.profile_id, row.trade_id or "", exchange_order_id, row.filled_at)
+
+
+def record(ledger: Ledger, rows: Iterable[tuple[OrderRow, Side | None]], window: Window) -> None:
+    """Book what ordinary filled rows hold, each with its side; the surest recognition goes first (rules.md 5).
+
+    By exchange_order_id; by client_order_id, then order_id; equal to an untouched order's total that ended
+    within 5 s; no larger than what is left of an order with an instant within 5 s; and inside the window, from
+    the nearest units, which is the safe direction.
+    """
+    book = _OrderBook(ledger)
+    pending = []
+    for row, side in sorted(rows, key=lambda pair: _by_time(pair[0])):
+        if row.quantity <= 0:
+            continue
+        if row.exchange_order_id:
+            if not book.take_named(row, side, [row.exchange_order_id]) and window.holds(row.filled_at):
+                ledger.unmatched.append((row, "no fill carries its exchange_order_id; it spends nothing"))
+        else:
+            pending.append((row, side))
+    for recognise in (book.take_by_client_id, book.take_by_order_id, book.take_equal, book.take_part):
+        pending = [(row, side) for row, side in pending if not recognise(row, side)]
+    for row, side in pending:
+        if window.holds(row.filled_at):
+            book.take_nearest(row, side)
+
+
+def _by_time(row: OrderRow) -> tuple[datetime, str]:
+    return (row.filled_at, row.order_id)
+
+
+class _OrderBook:
+    """The ledger's units by exchange order, with the ways in which a row finds its order."""
+
+    def __init__(self, ledger: Ledger) -> None:
+        self.ledger = ledger
+        self.orders: dict[tuple[str, Side], dict[str, list[UnitKey]]] = defaultdict(lambda: defaultdict(list))
+        self.by_client: dict[tuple[str, Side], dict[str, list[str]]] = defaultdict(lambda: defaultdict(list))
+        for unit in sorted(ledger.units.values(), key=lambda unit: unit.filled_at):
+            self.orders[unit.symbol, unit.side][unit.exchange_order_id].append(unit.key)
+            for client in unit.client_order_ids:
+                self.by_client[unit.symbol, unit.side][client].append(unit.exchange_order_id)
+
+    def take_named(self, row: OrderRow, side: Side | None, names: Sequence[str]) -> bool:
+        """Spend from the orders so named; False when the account has none of them."""
+        orders = self._orders(row, side)
+        known = [orders[name] for name in names if name in orders]
+        if known:
+            self._spend(row, [key for keys in known for key in keys])
+        return bool(known)
+
+    def take_by_client_id(self, row: OrderRow, side: Side | None) -> bool:
+        return bool(row.client_order_id) and self._take_client(row, side, row.client_order_id or "")
+
+    def take_by_order_id(self, row: OrderRow, side: Side | None) -> bool:
+        return self.take_named(row, side, [row.order_id]) or self._take_client(row, side, row.order_id)
+
+    def take_equal(self, row: OrderRow, side: Side | None) -> bool:
+        """The order, nothing taken from it, whose total equals the row and whose last instant is near."""
+        return self._take_best(row, [keys for keys in self._orders(row, side).values() if self._equals(row, keys)], -1)
+
+    def take_part(self, row: OrderRow, side: Side | None) -> bool:
+        """The order with a near instant of which at least the row's quantity is left."""
+        near = [
+            keys
+            for keys in self._orders(row, side).values()
+            if min(_distance(row, key) for key in keys) <= CLOCK_TOLERANCE
+            and sum((self.ledger.left[key] for key in keys), ZERO) >= row.quantity
+        ]
+        return self._take_best(row, near, None)
+
+    def take_nearest(self, row: OrderRow, side: Side | None) -> None:
+        """Spend from the nearest units of the symbol and side, and list the row."""
+        keys = [key for order in self._orders(row, side).values() for key in order]
+        keys.sort(key=lambda key: (_distance(row, key), key[3], key[2]))
+        short = self.ledger.take(row, keys, row.quantity)
+        said = "" if short == 0 else f"; {short} of it found no fill at all"
+        self.ledger.unmatched.append((row, f"no order matches it; it spends from the nearest fills{said}"))
+
+    def _orders(self, row: OrderRow, side: Side | None) -> Mapping[str, list[UnitKey]]:
+        return self.orders.get((canonical_symbol(row.symbol), side), {}) if side else {}
+
+    def _take_client(self, row: OrderRow, side: Side | None, client: str) -> bool:
+        if side is None:
+            return False
+        names = self.by_client.get((canonical_symbol(row.symbol), side), {}).get(client, [])
+        return self.take_named(row, side, list(dict.fromkeys(names)))
+
+    def _equals(self, row: OrderRow, keys: Sequence[UnitKey]) -> bool:
+        units = self.ledger.units
+        untouched = all(self.ledger.left[key] == units[key].qty for key in keys)
+        return (
+            untouched
+            and _distance(row, keys[-1]) <= CLOCK_TOLERANCE
+            and sum((units[key].qty for key in keys), ZERO) == row.quantity
+        )
+
+    def _take_best(self, row: OrderRow, orders: Sequence[list[UnitKey]], instant: int | None) -> bool:
+        """Spend from the nearest of the orders: by the given instant, or by any when None."""
+        if not orders:
+            return False
+
+        def rank(keys: list[UnitKey]) -> tuple[timedelta, str]:
+            measured = keys if instant is None else [keys[instant]]
+            return (min(_distance(row, key) for key in measured), keys[0][2])
+
+        self._spend(row, min(orders, key=rank))
+        return True
+
+    def _spend(self, row: OrderRow, keys: Sequence[UnitKey]) -> None:
+        """Backwards from the row's own instant, then the earliest after it."""
+        before = sorted((key for key in keys if key[3] <= row.filled_at), key=lambda key: key[3], reverse=True)
+        after = sorted((key for key in keys if key[3] > row.filled_at), key=lambda key: key[3])
+        short = self.ledger.take(row, [*before, *after], row.quantity)
+        if short > 0:
+            self.ledger.unmatched.append((row, f"its order's fills fall short of it by {short}"))
+
+
+def _distance(row: OrderRow, key: UnitKey) -> timedelta:
+    return abs(row.filled_at - key[3])

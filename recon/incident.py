@@ -1,0 +1,138 @@
+"""One stage of one batch, as notebooks and the command line see it.
+
+Entry point: `open_incident`. A refusal or a failure that a person can put right is a result that the notebook
+shows; the guard is inside the stage, never a cell before it. Programming errors propagate.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from decimal import localcontext
+from importlib.metadata import version
+
+import sqlalchemy as sa
+
+from recon import demo
+from recon.database import shown_url, transaction
+from recon.domain import Cell, Reason, Stage, StageResult, Table, Verdict
+from recon.errors import ReconError
+from recon.identity import check_batch_id
+from recon.plan import EXACT
+from recon.settings import Settings, load_settings
+from recon.stages.apply import apply
+from recon.stages.approve import approve
+from recon.stages.detect import detect
+from recon.stages.dry_run import dry_run
+from recon.stages.rollback import rollback
+from recon.stages.validate import validate
+from recon.workspace import RUN_VARIABLE, Workspace, open_workspace, reset_demo
+
+STAGES: Mapping[Stage, Callable[[Workspace, str, str], StageResult]] = {
+    Stage.DETECT: detect,
+    Stage.DRY_RUN: dry_run,
+    Stage.APPLY: apply,
+    Stage.VALIDATE: validate,
+    Stage.ROLLBACK: rollback,
+}
+"""The stages in the order of the runbook."""
+
+
+@dataclass(frozen=True, slots=True)
+class Incident:
+    """One stage of one batch, opened; `card` says where and how it runs."""
+
+    stage: Stage
+    profile_id: str
+    batch_id: str
+    work: Workspace
+    card: Table
+
+    def run(self) -> StageResult:
+        """Run the stage; writes what the stage writes. Refusals and failures are results, not exceptions."""
+        return run_stage(self.work, self.stage, self.profile_id, self.batch_id)
+
+
+def open_incident(stage: str, profile_id: str, batch_id: str) -> Incident:
+    """Open one stage with the settings of the environment; writes nothing to a configured database.
+
+    Without settings, and outside a run, it opens the stage's own demo database, reset to just before the stage.
+    Raises `UsageError` (malformed_batch_id, settings_invalid) and `ReconError` when the database is unreachable.
+    """
+    check_batch_id(batch_id)
+    this = Stage(stage)
+    settings = load_settings()
+    if settings.is_demo and RUN_VARIABLE not in os.environ:
+        work = _rehearse(this, settings, profile_id, batch_id)
+    else:
+        work = open_workspace(this, settings)
+    return Incident(this, profile_id, batch_id, work, _card(this, work, profile_id, batch_id))
+
+
+def run_stage(work: Workspace, stage: Stage, profile_id: str, batch_id: str) -> StageResult:
+    """Run a stage in exact arithmetic; a `ReconError` becomes a NO_GO (refused) or FAILED result."""
+    try:
+        with localcontext(EXACT):
+            return STAGES[stage](work, profile_id, batch_id)
+    except ReconError as error:
+        verdict = Verdict.NO_GO if error.exit_status == 3 else Verdict.FAILED
+        return StageResult(stage, profile_id, batch_id, verdict, code=error.code, message=error.message)
+
+
+def _rehearse(stage: Stage, settings: Settings, profile_id: str, batch_id: str) -> Workspace:
+    """The stage's own demo database, with every stage before it run afresh."""
+    database = f"{demo.DEMO_PROFILE}_{stage.value.replace('-', '_')}"
+    reset_demo(settings, database)
+    before = {
+        Stage.DETECT: (),
+        Stage.DRY_RUN: (Stage.DETECT,),
+        Stage.APPLY: (Stage.DETECT, Stage.DRY_RUN),
+        Stage.VALIDATE: (Stage.DETECT, Stage.DRY_RUN, Stage.APPLY),
+        Stage.ROLLBACK: (Stage.DETECT, Stage.DRY_RUN, Stage.APPLY),
+    }[stage]
+    for earlier in before:
+        run_stage(open_workspace(earlier, settings, database=database), earlier, profile_id, batch_id)
+        if earlier is Stage.DRY_RUN:
+            approve_demo(open_workspace(None, settings, database=database), batch_id)
+    return open_workspace(stage, settings, database=database)
+
+
+def approve_demo(work: Workspace, batch_id: str) -> None:
+    """Approve the demo's plan with the demo's own acknowledgements; writes."""
+    with localcontext(EXACT):
+        approve(work, batch_id, demo.DEMO_REVIEWER, demo.acknowledgements())
+
+
+def _card(stage: Stage, work: Workspace, profile_id: str, batch_id: str) -> Table:
+    with transaction(work.engine, read_only=True) as connection:
+        server = connection.execute(sa.text("SHOW server_version")).scalar_one()
+        now = work.now(connection)
+    where = f"embedded demo, database {work.engine.url.database}" if work.settings.is_demo else shown_url(work.engine.url)
+    flags = {name: f"{value} (the demo's, unset)" if name in work.assumed_flags else value for name, value in work.settings.flags().items()}
+    if not work.settings.recon_exit_backfill_require_pause:
+        flags[Reason.PROFILE_NOT_PAUSED.value] = "not checked: this profile may be trading while it is repaired"
+    rows: list[tuple[Cell, ...]] = [
+        ("stage", stage.value),
+        ("profile_id", profile_id),
+        ("batch_id", batch_id),
+        ("database", where),
+        ("exchange", work.exchange.name if work.exchange else "none: RECON_EXCHANGE is unset"),
+        ("trading status", _status_place(work)),
+        ("narrowed to trades", ", ".join(work.scope.trade_ids) or "no"),
+        ("narrowed to symbols", ", ".join(work.scope.symbols) or "no"),
+        ("clock", f"{now:%Y-%m-%d %H:%M:%S} UTC" + (" (the demo's, which stands still)" if work.fixed_now else "")),
+        *flags.items(),
+        ("actor", work.actor),
+        ("recon", version("recon")),
+        ("Python", platform.python_version()),
+        ("PostgreSQL", server),
+    ]
+    return Table("Run card", "Where and how this notebook ran.", ("name", "value"), tuple(rows))
+
+
+def _status_place(work: Workspace) -> str:
+    if work.status_url is None:
+        return "none: RECON_TRADING_STATUS_URL is unset"
+    return "the demo's, on loopback" if work.settings.recon_trading_status_url is None else "configured"

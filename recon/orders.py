@@ -1,0 +1,425 @@
+"""The backend's `orders` table: reflected, read exactly, and written in the only two ways there are.
+
+Entry points: `Orders.reflect`, then its methods. Only `insert` and `set_status` write: BFILL EXIT rows, and
+`status` and `updated_at` of BFILL rows (invariant 1). Every statement has an equality on profile_id, so that
+the table can be distributed by it. Rules: rules.md 9.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from decimal import Decimal
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.dialects.postgresql import BIT, JSONB
+from sqlalchemy.dialects.postgresql import insert as pg_insert
+from sqlalchemy.engine import Connection
+from sqlalchemy.exc import DBAPIError, NoSuchTableError
+from sqlalchemy.sql.elements import ColumnElement
+
+from recon.allocation import TradeKey
+from recon.criteria import Amount, Columns
+from recon.database import INVALID_TEXT, sqlstate
+from recon.domain import BACKFILL_PREFIX, FILLED, Item, OrderRow
+from recon.errors import Refused
+
+REQUIRED = (
+    "order_id", "profile_id", "symbol", "trade_id", "action", "status", "quantity", "qty", "price", "filled_at",
+    "created_at", "updated_at",
+)  # fmt: skip
+OPTIONAL = ("side", "exchange_order_id", "client_order_id")
+KNOWN_TYPES = {
+    "order_id": "text", "profile_id": "text", "symbol": "text", "trade_id": "text", "action": "text",
+    "status": "text", "quantity": "numeric", "qty": "numeric", "price": "numeric", "filled_at": "timestamptz",
+    "created_at": "timestamptz", "updated_at": "timestamptz",
+}  # fmt: skip
+FLOAT_DIGITS = 15
+"""Decimal digits that a double precision column gives back unchanged."""
+
+
+@dataclass(frozen=True, slots=True)
+class OpenLifecycle:
+    """One line of the runbook's detection query; quantities in units of the symbol."""
+
+    symbol: str
+    trade_id: str
+    entry_qty: Decimal
+    exit_qty: Decimal
+
+    @property
+    def open_qty(self) -> Decimal:
+        """entry_qty - exit_qty; negative when over-closed."""
+        return self.entry_qty - self.exit_qty
+
+
+class Orders:
+    """The reflected table with what recon needs to know about it."""
+
+    def __init__(self, table: sa.Table, conflict: tuple[str, ...]) -> None:
+        """Keep the table and the columns of the unique index that covers order_id."""
+        self.table = table
+        self.conflict = conflict
+        self.columns = Columns(
+            quantity=_amount(table.c.quantity.type),
+            qty=_amount(table.c.qty.type),
+            price=_amount(table.c.price.type),
+            has_side="side" in table.c,
+            has_exchange_order_id="exchange_order_id" in table.c,
+        )
+        self.naive_times = tuple(
+            name
+            for name in ("filled_at", "created_at", "updated_at")
+            if not getattr(table.c[name].type, "timezone", False)
+        )
+
+    @classmethod
+    def reflect(cls, connection: Connection) -> Orders:
+        """Read the table's definition. Raises `Refused` (orders_unsuitable) with the DDL that would help."""
+        try:
+            table = sa.Table("orders", sa.MetaData(), autoload_with=connection)
+        except NoSuchTableError:
+            raise _unsuitable("there is no table orders on the search path", []) from None
+        missing = [name for name in REQUIRED if name not in table.c]
+        if missing:
+            ddl = [f"ALTER TABLE orders ADD COLUMN {name} {KNOWN_TYPES[name]};" for name in missing]
+            raise _unsuitable(f"orders lacks the column{'s' * (len(missing) > 1)} {', '.join(missing)}", ddl)
+        _check_types(table)
+        conflict = _unique_index(connection, table)
+        if conflict is None:
+            raise _unsuitable(
+                "no unique index of orders covers order_id (alone, or with profile_id)",
+                ["CREATE UNIQUE INDEX CONCURRENTLY orders_order_id_key ON orders (order_id);"],
+            )
+        return cls(table, conflict)
+
+    def profile(self, profile_id: str) -> ColumnElement[bool]:
+        """The equality on profile_id that every statement carries, in the column's own type."""
+        column = self.table.c.profile_id
+        return column == sa.cast(sa.literal(profile_id, sa.Text), column.type)
+
+    def has_rows(self, connection: Connection, profile_id: str) -> bool:
+        """Whether the profile has any row; a text that cannot be a profile_id here has none."""
+        query = sa.select(sa.literal(1)).select_from(self.table).where(self.profile(profile_id)).limit(1)
+        try:
+            with connection.begin_nested():
+                return connection.execute(query).first() is not None
+        except DBAPIError as error:
+            if sqlstate(error) == INVALID_TEXT:
+                return False
+            raise
+
+    def lifecycles(self, connection: Connection, profile_id: str) -> list[OpenLifecycle]:
+        """Lifecycles whose entries and exits do not cancel out (runbook section 1), ordered bytewise; reads only.
+
+        One signed sum decides, exactly, in numeric; open ones come with over-closed ones (negative).
+        """
+        table = self.table
+        quantity = sa.func.coalesce(self._number("quantity"), self._number("qty"), 0)
+        entry = sa.func.sum(sa.case((self._text("action") == "ENTRY", quantity), else_=0))
+        leave = sa.func.sum(sa.case((self._text("action") == "EXIT", quantity), else_=0))
+        query = (
+            sa.select(self._text("symbol"), self._text("trade_id"), entry, leave)
+            .where(self.profile(profile_id), self._text("status").in_(sorted(FILLED)), table.c.trade_id.is_not(None))
+            .group_by(table.c.profile_id, table.c.symbol, table.c.trade_id)
+            .having(entry - leave != 0)
+        )
+        found = [OpenLifecycle(*row) for row in connection.execute(query)]
+        return sorted(found, key=lambda one: (one.symbol.encode(), one.trade_id.encode()))
+
+    def symbols(self, connection: Connection, profile_id: str) -> list[str]:
+        """Every symbol of the profile, as spelled; reads only."""
+        query = sa.select(self._text("symbol")).where(self.profile(profile_id)).distinct()
+        return sorted(symbol for (symbol,) in connection.execute(query) if symbol is not None)
+
+    def rows(
+        self,
+        connection: Connection,
+        profile_id: str,
+        *,
+        symbols: Collection[str] = (),
+        trade_ids: Collection[str] = (),
+        order_ids: Collection[str] = (),
+    ) -> tuple[OrderRow, ...]:
+        """The profile's rows on any of the symbols, trades or ids, by time and order_id; reads only."""
+        wanted = sa.or_(
+            self._text("symbol") == sa.any_(_array(symbols)),
+            self._text("trade_id") == sa.any_(_array(trade_ids)),
+            self._text("order_id") == sa.any_(_array(order_ids)),
+        )
+        found = connection.execute(self._reading().where(self.profile(profile_id), wanted)).mappings()
+        return tuple(sorted((_order_row(row) for row in found), key=lambda row: (row.filled_at, row.order_id)))
+
+    def exits_without_trade(self, connection: Connection, profile_id: str) -> tuple[OrderRow, ...]:
+        """Filled EXIT rows that name no trade; reads only."""
+        query = self._reading().where(
+            self.profile(profile_id),
+            self.table.c.trade_id.is_(None),
+            self._text("action") == "EXIT",
+            self._text("status").in_(sorted(FILLED)),
+        )
+        return tuple(sorted(map(_order_row, connection.execute(query).mappings()), key=lambda row: row.order_id))
+
+    def digest(self, connection: Connection, profile_id: str, *, without: Collection[str] = ()) -> str:
+        """`count:sum` over 64-bit hashes of the profile's whole rows, all columns, in any order; reads only."""
+        query = sa.select(*self._sums()).where(self.profile(profile_id))
+        if without:
+            query = query.where(self._text("order_id") != sa.all_(_array(without)))
+        count, total = connection.execute(query).one()
+        return f"{count}:{total or 0}"
+
+    def trade_digests(self, connection: Connection, profile_id: str) -> dict[str, str]:
+        """The same digest for each trade of the profile; reads only."""
+        query = (
+            sa.select(self._text("trade_id"), *self._sums())
+            .where(self.profile(profile_id), self.table.c.trade_id.is_not(None))
+            .group_by(self.table.c.trade_id)
+        )
+        return {trade_id: f"{count}:{total}" for trade_id, count, total in connection.execute(query)}
+
+    def overspent(self, connection: Connection, profile_id: str, limits: Sequence[tuple[str, str, Decimal]]) -> list[str]:
+        """Units, by name, of which the rows hold more than their limit; reads only.
+
+        `limits` are (order_id, name of the unit, quantity available of it).
+        """
+        rows = [{"order_id": order_id, "unit": unit, "available": str(qty)} for order_id, unit, qty in limits]
+        limit = _records(rows, {"order_id": sa.Text(), "unit": sa.Text(), "available": sa.Numeric()}, "limits")
+        quantity = sa.func.coalesce(self._number("quantity"), self._number("qty"), 0)
+        query = (
+            sa.select(limit.c.unit)
+            .select_from(self.table.join(limit, self._text("order_id") == limit.c.order_id))
+            .where(self.profile(profile_id), self._text("status").in_(sorted(FILLED)))
+            .group_by(limit.c.unit)
+            .having(sa.func.sum(quantity) > sa.func.min(limit.c.available))
+        )
+        return sorted(unit for (unit,) in connection.execute(query))
+
+    def lock(self, connection: Connection) -> None:
+        """Keep every other writer out until the transaction ends; a statement of its own, before any reading."""
+        name = connection.dialect.identifier_preparer.format_table(self.table)
+        connection.execute(sa.text(f"LOCK TABLE {name} IN SHARE ROW EXCLUSIVE MODE"))
+
+    def insert(
+        self, connection: Connection, profile_id: str, items: Sequence[Item], entries: Mapping[TradeKey, str], now: datetime
+    ) -> set[str]:
+        """Insert the items' rows; writes. Returns the ids that were new: a conflict inserts nothing.
+
+        `entries` names, per trade, the ENTRY row from which NOT NULL columns unknown to recon are copied.
+        """
+        if not items:
+            return set()
+        values = self._values(items, entries)
+        entry = self.table.alias("entry")
+        written = self._written(profile_id, values, now)
+        copied = {name: entry.c[name] for name in self._copied()}
+        rows = sa.select(*written.values(), *copied.values()).select_from(
+            values.join(entry, (sa.cast(entry.c.order_id, sa.Text) == values.c.entry_order_id))
+        )
+        rows = rows.where(entry.c.profile_id == sa.cast(sa.literal(profile_id, sa.Text), entry.c.profile_id.type))
+        statement = (
+            pg_insert(self.table)
+            .from_select([*written, *copied], rows, include_defaults=False)
+            .on_conflict_do_nothing(index_elements=list(self.conflict))
+            .returning(self._text("order_id"))
+        )
+        return {order_id for (order_id,) in connection.execute(statement)}
+
+    def set_status(
+        self, connection: Connection, profile_id: str, order_ids: Collection[str], *, before: Collection[str], after: str, now: datetime
+    ) -> set[str]:
+        """Compare and set the status of BFILL rows; writes status and updated_at alone. Returns the ids changed."""
+        table = self.table
+        statement = (
+            sa.update(table)
+            .where(
+                self.profile(profile_id),
+                self._text("order_id") == sa.any_(_array(order_ids)),
+                self._text("order_id").like(f"{BACKFILL_PREFIX}%"),
+                self._text("status").in_(sorted(before)),
+            )
+            .values(status=sa.cast(sa.literal(after, sa.Text), table.c.status.type), updated_at=self._stamp("updated_at", now))
+            .returning(self._text("order_id"))
+        )
+        return {order_id for (order_id,) in connection.execute(statement)}
+
+    def _text(self, name: str) -> ColumnElement[str]:
+        return sa.cast(self.table.c[name], sa.Text)
+
+    def _number(self, name: str) -> ColumnElement[Decimal]:
+        return sa.cast(self.table.c[name], sa.Numeric)
+
+    def _instant(self, name: str) -> ColumnElement[datetime]:
+        column = self.table.c[name]
+        return sa.func.timezone("UTC", column) if name in self.naive_times else column
+
+    def _stamp(self, name: str, instant: ColumnElement[datetime] | datetime) -> ColumnElement[Any]:
+        value = sa.literal(instant, sa.DateTime(timezone=True)) if isinstance(instant, datetime) else instant
+        return sa.func.timezone("UTC", value) if name in self.naive_times else value
+
+    def _reading(self) -> sa.Select[Any]:
+        optional = [self._text(name) if name in self.table.c else sa.cast(sa.null(), sa.Text) for name in OPTIONAL]
+        return sa.select(
+            *(self._text(name).label(name) for name in ("order_id", "profile_id", "symbol", "trade_id", "action", "status")),
+            *(self._number(name).label(name) for name in ("quantity", "qty", "price")),
+            *(self._instant(name).label(name) for name in ("filled_at", "created_at")),
+            *(column.label(name) for name, column in zip(OPTIONAL, optional, strict=True)),
+        )
+
+    def _sums(self) -> tuple[ColumnElement[Any], ColumnElement[Any]]:
+        row = sa.func.md5(sa.cast(sa.literal_column(self.table.name), sa.Text))
+        number = sa.cast(sa.cast(sa.literal("x").concat(sa.func.substr(row, 1, 16)), BIT(64)), sa.BigInteger)
+        return sa.func.count(), sa.func.sum(number)
+
+    def _copied(self) -> list[str]:
+        """NOT NULL columns without default that recon does not know."""
+        return [
+            column.name
+            for column in self.table.columns
+            if column.name not in (*REQUIRED, *OPTIONAL) and _must_be_given(column)
+        ]
+
+    def _values(self, items: Sequence[Item], entries: Mapping[TradeKey, str]) -> sa.TableValuedAlias:
+        rows = [
+            {
+                "order_id": item.order_id,
+                "symbol": item.symbol,
+                "trade_id": item.trade_id,
+                "quantity": str(item.qty),
+                "price": str(item.price),
+                "filled_at": item.filled_at.isoformat() if item.filled_at else None,
+                "side": item.side.value if item.side else None,
+                "exchange_order_id": item.exchange_order_id,
+                "entry_order_id": entries[item.symbol, item.trade_id],
+            }
+            for item in items
+        ]
+        kinds = {"quantity": sa.Numeric(), "price": sa.Numeric(), "filled_at": sa.DateTime(timezone=True)}
+        return _records(rows, {name: kinds.get(name, sa.Text()) for name in rows[0]}, "item")
+
+    def _written(self, profile_id: str, values: sa.TableValuedAlias, now: datetime) -> dict[str, ColumnElement[Any]]:
+        table = self.table
+        cells: dict[str, ColumnElement[Any]] = {
+            "order_id": values.c.order_id,
+            "profile_id": sa.literal(profile_id, sa.Text),
+            "symbol": values.c.symbol,
+            "trade_id": values.c.trade_id,
+            "action": sa.literal("EXIT", sa.Text),
+            "status": sa.literal("filled", sa.Text),
+            "quantity": values.c.quantity,
+            "qty": values.c.quantity,
+            "price": values.c.price,
+            "filled_at": self._stamp("filled_at", values.c.filled_at),
+            "created_at": self._stamp("created_at", now),
+            "updated_at": self._stamp("updated_at", now),
+            "side": values.c.side,
+            "exchange_order_id": values.c.exchange_order_id,
+        }
+        return {name: sa.cast(cell, table.c[name].type) for name, cell in cells.items() if name in table.c}
+
+
+def _order_row(row: Mapping[str, Any]) -> OrderRow:
+    quantity, qty = row["quantity"], row["qty"]
+    counted = quantity if quantity is not None else qty
+    filled_at, created_at = row["filled_at"], row["created_at"]
+    problem = _quantity_problem(quantity, qty)
+    usable = counted is not None and counted.is_finite()
+    return OrderRow(
+        order_id=row["order_id"],
+        profile_id=row["profile_id"],
+        symbol=row["symbol"] or "",
+        trade_id=row["trade_id"],
+        action=row["action"] or "",
+        status=row["status"],
+        quantity=counted if usable else Decimal(0),
+        price=row["price"] if row["price"] is not None and row["price"].is_finite() else None,
+        filled_at=_instant_of(filled_at or created_at, row["order_id"]),
+        created_at=_instant_of(created_at or filled_at, row["order_id"]),
+        raw_side=row["side"],
+        exchange_order_id=row["exchange_order_id"] or None,
+        client_order_id=row["client_order_id"] or None,
+        qty=qty,
+        quantity_problem=problem,
+        filled_at_assumed=filled_at is None,
+    )
+
+
+def _instant_of(value: datetime | None, order_id: str) -> datetime:
+    if value is None:
+        raise Refused(
+            "orders_unreadable", f"row {order_id} has neither filled_at nor created_at; give it one, then run again."
+        )
+    return value.astimezone(UTC)
+
+
+def _quantity_problem(quantity: Decimal | None, qty: Decimal | None) -> str | None:
+    known = [value for value in (quantity, qty) if value is not None]
+    if not known:
+        return "quantity and qty are both NULL"
+    if any(not value.is_finite() for value in known):
+        return "its quantity is not a finite number"
+    if len(known) == 2 and known[0] != known[1]:
+        return f"quantity {quantity} and qty {qty} differ"
+    return f"its quantity {known[0]} is negative" if known[0] < 0 else None
+
+
+def _records(rows: Sequence[Mapping[str, Any]], kinds: Mapping[str, Any], name: str) -> sa.TableValuedAlias:
+    """Rows as a table of one bound parameter: exact, and free of the limit on the number of parameters."""
+    columns = [sa.column(column, kind) for column, kind in kinds.items()]
+    document = sa.cast(sa.literal(json.dumps(rows), sa.Text), JSONB)
+    return sa.func.jsonb_to_recordset(document).table_valued(*columns, name=name).render_derived(with_types=True)
+
+
+def _array(values: Iterable[str]) -> ColumnElement[Any]:
+    return sa.cast(sa.literal(sorted(values), sa.ARRAY(sa.Text)), sa.ARRAY(sa.Text))
+
+
+def _amount(kind: Any) -> Amount:
+    if isinstance(kind, sa.Float):
+        return Amount(significant=FLOAT_DIGITS)
+    if isinstance(kind, sa.Integer):
+        return Amount(scale=0)
+    return Amount(scale=kind.scale if kind.precision is not None else None, precision=kind.precision)
+
+
+def _must_be_given(column: sa.Column[Any]) -> bool:
+    return not (column.nullable or column.server_default is not None or column.identity or column.computed)
+
+
+def _check_types(table: sa.Table) -> None:
+    texts = (sa.String, sa.Enum)
+    if not isinstance(table.c.order_id.type, sa.String) or (table.c.order_id.type.length or 38) < 38:
+        raise _unsuitable("order_id cannot hold BFILL- and 32 hex digits", ["ALTER TABLE orders ALTER COLUMN order_id TYPE text;"])
+    for name in ("quantity", "qty", "price"):
+        if not isinstance(table.c[name].type, sa.Numeric | sa.Integer):
+            raise _unsuitable(f"{name} is not a number", [f"ALTER TABLE orders ALTER COLUMN {name} TYPE numeric USING {name}::numeric;"])
+    for name in ("filled_at", "created_at", "updated_at"):
+        if not isinstance(table.c[name].type, sa.DateTime):
+            raise _unsuitable(f"{name} is not a timestamp", [f"ALTER TABLE orders ALTER COLUMN {name} TYPE timestamptz USING {name}::timestamptz;"])
+    for name in ("symbol", "action", "status"):
+        if not isinstance(table.c[name].type, texts):
+            raise _unsuitable(f"{name} is not text", [f"ALTER TABLE orders ALTER COLUMN {name} TYPE text;"])
+
+
+def _unique_index(connection: Connection, table: sa.Table) -> tuple[str, ...] | None:
+    """The columns of a whole, plain unique index on order_id alone, else on profile_id and order_id."""
+    inspector = sa.inspect(connection)
+    found = [inspector.get_pk_constraint(table.name, schema=table.schema)["constrained_columns"]]
+    found += [c["column_names"] for c in inspector.get_unique_constraints(table.name, schema=table.schema)]
+    found += [
+        index["column_names"]
+        for index in inspector.get_indexes(table.name, schema=table.schema)
+        if index["unique"] and not index.get("dialect_options", {}).get("postgresql_where") and "expressions" not in index
+    ]
+    for wanted in ({"order_id"}, {"profile_id", "order_id"}):
+        for columns in found:
+            if set(columns) == wanted:
+                return tuple(str(column) for column in columns)
+    return None
+
+
+def _unsuitable(what: str, ddl: Sequence[str]) -> Refused:
+    remedy = f" This would help: {' '.join(ddl)}" if ddl else ""
+    return Refused("orders_unsuitable", f"The orders table cannot be worked on: {what}.{remedy}")

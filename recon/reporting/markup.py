@@ -1,0 +1,33 @@
+"""The one place that fills HTML templates: every value is escaped by Jinja's autoescape, a missing one is an error."""
+
+from __future__ import annotations
+
+from functools import cache
+from pathlib import Path
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+TEMPLATES = Path(__file__).parent / "templates"
+"""The folder of the templates, which ship with the package."""
+
+CSS = (TEMPLATES / "style.css").read_text(encoding="utf-8")
+"""The rules for tables and verdicts, by class."""
+
+STYLE = f"<style>\n{CSS}</style>\n"
+"""The same as an element, for outputs that must look right on their own in JupyterLab."""
+
+
+def fill(name: str, **values: object) -> str:
+    """The template `name` with `values`, escaped; the same values give the same bytes."""
+    return _environment().get_template(name).render(values)
+
+
+@cache
+def _environment() -> Environment:
+    return Environment(
+        loader=FileSystemLoader(TEMPLATES),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )

@@ -1,0 +1,133 @@
+"""Running one stage: its notebook is executed, judged by what it holds, and kept as the audit report.
+
+Only here and in `recon.reporting.folder` are reports written. The order matters: what cannot work is refused before
+anything is run; a report that cannot be kept afterwards never hides what the stage did.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+from urllib.parse import unquote, urlsplit
+
+from recon.domain import Stage, StageResult, Verdict
+from recon.identity import check_batch_id
+from recon.reporting.folder import STEMS, add_file, add_report, describe, open_folder, report_files
+from recon.reporting.notebook import Execution, check_parameters, execute, find_notebook, from_text, to_text
+from recon.reporting.render import render
+from recon.reporting.result import ResultJson, result_json
+from recon.reporting.seal import read_seal
+
+if TYPE_CHECKING:
+    from recon.settings import Settings
+
+PARAMETERS = frozenset({"profile_id", "batch_id"})
+"""The names that every stage's notebook must declare."""
+
+RUN_VARIABLE = "RECON_RUN"
+"""Set for the kernel: marks a real run and holds its narrowing as JSON."""
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What came of a run: the JSON object, where its report lies, and sentences on what could not be kept."""
+
+    result: ResultJson
+    report: Path | None
+    problems: tuple[str, ...] = ()
+
+
+def run_stage(
+    stage: Stage,
+    profile_id: str,
+    batch_id: str,
+    *,
+    settings: Settings,
+    trade_ids: Sequence[str] = (),
+    symbols: Sequence[str] = (),
+    progress: bool = False,
+    notebook: Path | None = None,
+) -> Outcome:
+    """Execute the stage's notebook and keep it under `settings.recon_reports_dir / batch_id`; writes there.
+
+    `trade_ids` and `symbols` narrow the batch. `progress` shows a bar on standard error. `notebook` runs another
+    one in place of the shipped one. A run that is no valid report is FAILED, with the code `cell_failed`,
+    `cell_timeout`, `kernel_died`, `kernel_not_started`, `interrupted` or `report_invalid`, and is kept apart as
+    `*.failed.ipynb`. Raises `UsageError` (malformed_batch_id), `Refused` (batch_of_another_profile) and `ReconError`
+    (notebook_missing, notebook_invalid, reports_unwritable) before anything is run.
+    """
+    folder = settings.recon_reports_dir / check_batch_id(batch_id)
+    source = notebook or find_notebook(f"{STEMS[stage]}.ipynb")
+    check_parameters(source, PARAMETERS)
+    open_folder(folder, profile_id)
+    parameters = {"profile_id": profile_id, "batch_id": batch_id}
+    narrowing = {"trade_ids": list(trade_ids), "symbols": list(symbols)}
+    execution = execute(source, parameters, {RUN_VARIABLE: json.dumps(narrowing)}, progress=progress)
+    execution = _without_secrets(execution, settings)
+    reading = read_seal(execution.notebook, {"stage": stage.value, **parameters})
+    if reading.findings or reading.result is None:
+        result = _failure(stage, profile_id, batch_id, execution, reading.findings)
+        return _keep(folder, f"{STEMS[stage]}.failed", execution, result)
+    if _opens_nothing(folder, reading.result):
+        return Outcome(reading.result, None)
+    return _keep(folder, STEMS[stage], execution, reading.result)
+
+
+def _failure(stage: Stage, profile_id: str, batch_id: str, execution: Execution, findings: Sequence[str]) -> ResultJson:
+    code = execution.code or "report_invalid"
+    message = execution.message or "The executed notebook is not a valid report. " + " ".join(findings)
+    advice = "What was committed is in the database: `recon status` shows it, and running the stage again is safe."
+    return result_json(
+        StageResult(stage, profile_id, batch_id, Verdict.FAILED, code=code, message=f"{message} {advice}")
+    )
+
+
+def _opens_nothing(folder: Path, result: ResultJson) -> bool:
+    """Whether a refusal came before the batch had any report: a mistyped profile must not claim the batch's folder."""
+    if result["verdict"] != Verdict.NO_GO or "code" not in result or report_files(folder):
+        return False
+    try:
+        folder.rmdir()
+    except OSError:
+        return False
+    return True
+
+
+def _keep(folder: Path, stem: str, execution: Execution, result: ResultJson) -> Outcome:
+    report: Path | None = None
+    problems: list[str] = []
+    try:
+        report = add_report(folder, stem, to_text(execution.notebook).encode())
+        saved = result | {"report": report.name}
+        add_file(report.with_suffix(".json"), (json.dumps(saved, indent=2, ensure_ascii=False) + "\n").encode())
+        add_file(report.with_suffix(".html"), render(execution.notebook, saved).encode())
+        describe(folder, result["profile_id"])
+    except OSError as error:
+        kept = f"only {report.name} was kept" if report else "no report was kept"
+        problems.append(f"The report in {folder} is not complete, {kept}: {error.strerror or error}.")
+    return Outcome(result | {"report": str(report) if report else None}, report, tuple(problems))
+
+
+def _without_secrets(execution: Execution, settings: Settings) -> Execution:
+    """The execution with every known secret struck out: a traceback may have quoted one."""
+    text = to_text(execution.notebook)
+    message = execution.message
+    for secret in _secrets(settings):
+        text = text.replace(json.dumps(secret, ensure_ascii=False)[1:-1], "***")
+        message = message and message.replace(secret, "***")
+    return Execution(from_text(text), execution.code, message)
+
+
+def _secrets(settings: Settings) -> list[str]:
+    """The token, and each password with the signs that stand around it in a URL or a connection string."""
+    urls = (settings.recon_database_url, settings.recon_trading_status_url)
+    passwords = {
+        password for url in urls if url for password in [urlsplit(url.get_secret_value()).password] if password
+    }
+    passwords |= {unquote(password) for password in passwords}
+    token = settings.recon_trading_status_token
+    shapes = [shape for word in sorted(passwords) for shape in (f":{word}@", f"password={word}", f"'{word}'")]
+    return shapes + ([token.get_secret_value()] if token and token.get_secret_value() else [])

@@ -1,0 +1,161 @@
+"""Tables for notebooks: complete, escaped, the same bytes for the same rows.
+
+The HTML comes from a small template with autoescape, not from pandas: `DataFrame.to_html` has neither captions nor
+alignment by column and shortens by global options, Styler does not escape by default, and great_tables would be one
+more dependency with several kilobytes of CSS in every table. pandas is here for `table_frame`, so that an analyst
+can go on with the same rows. Nothing in here writes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import datetime
+from decimal import Decimal
+from typing import TYPE_CHECKING
+
+from recon.domain import Cell, Decision, Item, StageResult, Table
+from recon.identity import canonical_decimal, canonical_time
+from recon.reporting.markup import STYLE, fill
+from recon.reporting.result import printable
+
+if TYPE_CHECKING:
+    import pandas
+
+MARKED = frozenset({"decision", "outcome", "verdict"})
+"""Columns whose words stand out; the word itself says it, colour only helps."""
+
+WIDE, WIDE_IN_DENSE, DENSE = 42, 28, 8
+"""Cells with more characters than `WIDE` are wrapped in HTML, `WIDE_IN_DENSE` in tables of more than `DENSE` columns:
+reasons have up to 41 characters, instants 27."""
+
+ITEM_COLUMNS = (
+    "trade_id",
+    "symbol",
+    "side",
+    "decision",
+    "reason",
+    "grade",
+    "qty",
+    "price",
+    "filled_at",
+    "exchange_order_id",
+    "order_id",
+)
+"""The fields of an item that writes a row, as `items_view` shows them."""
+
+REASON_COLUMNS = ("trade_id", "symbol", "decision", "reason", "qty", "detail")
+"""The fields of an item that stands against a trade, as `items_view` shows them."""
+
+
+class TableView:
+    """One or more tables as a notebook shows them: HTML in a browser, text elsewhere, every row in both."""
+
+    def __init__(self, *tables: Table) -> None:
+        """Show `tables` one below the other."""
+        self.tables = tables
+
+    def __repr__(self) -> str:
+        """The tables as plain text, complete."""
+        return "\n\n".join(_text(table) for table in self.tables)
+
+    def _repr_html_(self) -> str:
+        return STYLE + "".join(_html(table) for table in self.tables)
+
+
+def table_view(result: StageResult, *names: str) -> TableView:
+    """The tables `names` of a result.
+
+    A stage that was refused or failed has no tables: each name is then an empty table that says so. From any
+    other stage an absent name is a `KeyError`, since notebook and stage have drifted apart.
+    """
+    stopped = result.code is not None
+    absent = {name: _absent(name, result) for name in names if stopped and name not in result.tables}
+    return TableView(*(absent[name] if name in absent else result.tables[name] for name in names))
+
+
+def checks_view(result: StageResult) -> TableView:
+    """Every checked condition with its outcome and what was expected and found."""
+    rows = tuple((check.name, "ok" if check.ok else "FAILED", check.detail) for check in result.checks)
+    reading = "Each condition that was checked; one that FAILED says what was found and what to do."
+    return TableView(Table("Checks", reading, ("check", "outcome", "detail"), rows))
+
+
+def items_view(result: StageResult) -> TableView:
+    """Every item of the result, in two tables: the rows to write or written, and each reason against a trade."""
+    rows = [item for item in result.items if item.decision is not Decision.NO_GO]
+    reasons = [item for item in result.items if item.decision is Decision.NO_GO]
+    return TableView(
+        _items("Rows", "One line per row, with the id that the same facts will always give it.", ITEM_COLUMNS, rows),
+        _items(
+            "Reasons against", "One line per trade and NO_GO reason, and what to do about it.", REASON_COLUMNS, reasons
+        ),
+    )
+
+
+def table_frame(table: Table) -> pandas.DataFrame:
+    """The rows as a DataFrame of dtype object: Decimals stay Decimals, instants aware datetimes, NULL None."""
+    import pandas  # takes half a second, and only those who compute on want it
+
+    return pandas.DataFrame(list(table.rows), columns=list(table.columns), dtype=object)
+
+
+def cell_text(cell: Cell) -> str:
+    """One cell as text: plain decimals, canonical UTC instants, a dash for NULL, control characters escaped."""
+    if cell is None:
+        return "—"
+    if isinstance(cell, Decimal):
+        return canonical_decimal(cell)
+    if isinstance(cell, datetime):
+        return canonical_time(cell)
+    return printable(str(cell))
+
+
+def count(number: int, noun: str, plural: str | None = None) -> str:
+    """`1 row`, `2 rows`, `no rows`."""
+    word = noun if number == 1 else plural or f"{noun}s"
+    return f"{number or 'no'} {word}"
+
+
+def _items(title: str, reading: str, columns: tuple[str, ...], items: Sequence[Item]) -> Table:
+    return Table(title, reading, columns, tuple(tuple(getattr(item, column) for column in columns) for item in items))
+
+
+def _absent(name: str, result: StageResult) -> Table:
+    reading = f"Nothing was read for this table: the stage ended with {result.code}."
+    return Table(name.replace("_", " ").capitalize(), reading, (name,), ())
+
+
+def _numeric(table: Table) -> list[bool]:
+    columns = [[row[index] for row in table.rows if row[index] is not None] for index in range(len(table.columns))]
+    return [bool(cells) and all(isinstance(cell, Decimal | int) for cell in cells) for cells in columns]
+
+
+def _html(table: Table) -> str:
+    dense = len(table.columns) > DENSE
+    columns = [
+        {"name": printable(name), "numeric": numeric, "marked": name in MARKED}
+        for name, numeric in zip(table.columns, _numeric(table), strict=True)
+    ]
+    return fill(
+        "table.html.j2",
+        title=table.title,
+        reading=table.reading,
+        count=count(len(table.rows), "row"),
+        columns=columns,
+        dense=dense,
+        wide=WIDE_IN_DENSE if dense else WIDE,
+        rows=[[cell_text(cell) for cell in row] for row in table.rows],
+    )
+
+
+def _text(table: Table) -> str:
+    lines = [[printable(name) for name in table.columns], *([cell_text(cell) for cell in row] for row in table.rows)]
+    widths = [max(len(line[index]) for line in lines) for index in range(len(table.columns))]
+    numeric = _numeric(table)
+    body = [_text_line(line, widths, numeric) for line in lines]
+    return "\n".join([f"{table.title} ({count(len(table.rows), 'row')})", table.reading, *body]).rstrip()
+
+
+def _text_line(line: Sequence[str], widths: Sequence[int], numeric: Sequence[bool]) -> str:
+    cells = zip(line, widths, numeric, strict=True)
+    return "  ".join(cell.rjust(width) if right else cell.ljust(width) for cell, width, right in cells).rstrip()

@@ -1,0 +1,115 @@
+"""The verdict of a stage: the word, what it means here, why, and what to do next. Nothing in here writes."""
+
+from __future__ import annotations
+
+import shlex
+
+from recon.domain import BATCH_REASONS, Decision, Item, Reason, Stage, StageResult, Verdict
+from recon.reporting.markup import STYLE, fill
+from recon.reporting.result import printable
+from recon.reporting.tables import count
+
+MEANING = {
+    (Stage.DETECT, Verdict.DONE): "The open lifecycles were listed. Nothing was decided.",
+    (Stage.DRY_RUN, Verdict.GO): "Every condition holds, and no trade in the batch is NO_GO.",
+    (Stage.DRY_RUN, Verdict.NO_GO): "The batch cannot be applied as it stands.",
+    (Stage.DRY_RUN, Verdict.DONE): "There is nothing to repair.",
+    (Stage.APPLY, Verdict.DONE): "The approved plan stands in the orders table.",
+    (Stage.VALIDATE, Verdict.DONE): "The orders table is as the approved plan says, and nothing is over-closed.",
+    (Stage.ROLLBACK, Verdict.DONE): "No row of this batch counts any more.",
+}
+"""What a verdict means at a stage; any other pair is a refusal or a failure."""
+
+REFUSED = "The stage was refused before it wrote anything."
+FAILED = "The stage did not reach its end, or what it found is not as it must be."
+
+
+class VerdictView:
+    """The verdict as a notebook shows it."""
+
+    def __init__(self, result: StageResult) -> None:
+        """Show the verdict of `result`."""
+        self._verdict = result.verdict.value
+        self._why = ": ".join(printable(part) for part in (result.code, result.message) if part)
+        self._lines = [meaning(result), *_lines(result)]
+        self._next = printable(next_step(result))
+
+    def __repr__(self) -> str:
+        """The verdict as plain text."""
+        lines = [self._verdict, self._why, *self._lines, f"Next: {self._next}"]
+        return "\n".join(line for line in lines if line)
+
+    def _repr_html_(self) -> str:
+        return STYLE + fill("verdict.html.j2", verdict=self._verdict, why=self._why, lines=self._lines, next=self._next)
+
+
+def verdict_view(result: StageResult) -> VerdictView:
+    """The verdict in large, the code and message of a refusal or failure, and the next step."""
+    return VerdictView(result)
+
+
+def meaning(result: StageResult) -> str:
+    """One sentence that says what the verdict means at this stage."""
+    if result.code is None and (result.stage, result.verdict) in MEANING:
+        return MEANING[result.stage, result.verdict]
+    return FAILED if result.verdict is Verdict.FAILED else REFUSED
+
+
+def next_step(result: StageResult) -> str:
+    """What to do now, as a sentence with the command to type."""
+    if result.code is not None:
+        return f"Do what the message says, then run this stage again. `{_command('run', result)}` is safe to repeat."
+    match result.stage, result.verdict:
+        case Stage.DETECT, _:
+            return f"Stop trading on the profile, then plan the repair: `{_command('run', result, 'dry-run')}`."
+        case Stage.DRY_RUN, Verdict.GO:
+            return f"Review the allocations, then approve: `{_command('approve', result)}`."
+        case Stage.DRY_RUN, Verdict.NO_GO:
+            return _settle(result)
+        case Stage.APPLY, Verdict.DONE:
+            return f"Check it independently: `{_command('run', result, 'validate')}`."
+        case Stage.VALIDATE, Verdict.DONE:
+            return "File the report folder. Trading can be resumed."
+        case Stage.VALIDATE, _:
+            return f"Read the failed checks. To take the batch back: `{_command('run', result, 'rollback')}`."
+        case Stage.ROLLBACK, Verdict.DONE:
+            return "Plan the repair again under a new batch_id; this batch is closed."
+    return "Nothing: there was nothing to repair."
+
+
+def to_acknowledge(result: StageResult) -> list[str]:
+    """The trade_ids, sorted, that an approval of this dry run must acknowledge: NO_GO, or dust without evidence."""
+    return sorted({item.trade_id for item in result.items if _needs_word(item)})
+
+
+def _needs_word(item: Item) -> bool:
+    return item.decision is Decision.NO_GO or item.reason is Reason.DUST_ONLY
+
+
+def _settle(result: StageResult) -> str:
+    if any(item.reason in BATCH_REASONS for item in result.items):
+        return "Settle what stands against the whole batch, then run the dry run again; it cannot be acknowledged."
+    trades = count(len(to_acknowledge(result)), "trade")
+    return (
+        f"Settle what stands against {trades} below and run the dry run again, narrow the batch with `--trade-id` or "
+        f"`--symbol`, or acknowledge each of them by name: `{_command('approve', result)} --acknowledge TRADE_ID=WHY`."
+    )
+
+
+def _command(verb: str, result: StageResult, stage: str | None = None) -> str:
+    batch = f"--batch-id {result.batch_id}"
+    if verb == "approve":
+        return f"recon approve {batch} --by NAME"
+    return f"recon run {stage or result.stage} --profile-id {shlex.quote(result.profile_id)} {batch}"
+
+
+def _lines(result: StageResult) -> list[str]:
+    lines = [f"Profile {printable(result.profile_id)}, batch {result.batch_id}, stage {result.stage}."]
+    failed = [check.name for check in result.checks if not check.ok]
+    if result.checks:
+        passed = len(result.checks) - len(failed)
+        but = f"; failed: {', '.join(failed)}" if failed else ""
+        lines.append(f"{passed} of {count(len(result.checks), 'check')} hold{but}.")
+    if result.plan_digest:
+        lines.append(f"Plan digest {result.plan_digest}.")
+    return lines

@@ -1,0 +1,103 @@
+"""Flags and settings: read once from the environment or `.env` into a frozen model.
+
+The runbook's seven flags keep their exact names and defaults. A value that does not parse is refused by
+name; its text is not repeated, since it might be a secret.
+"""
+
+from __future__ import annotations
+
+import getpass
+from decimal import Decimal
+from pathlib import Path
+from typing import Annotated
+
+from platformdirs import user_data_path
+from pydantic import Field, SecretStr, ValidationError
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from recon.errors import UsageError
+
+
+def project_root(start: Path | None = None) -> Path:
+    """The nearest folder at or above `start` that holds `.env` or recon's `pyproject.toml`, else `start`."""
+    here = (start or Path.cwd()).resolve()
+    for folder in (here, *here.parents):
+        if (folder / ".env").is_file():
+            return folder
+        project = folder / "pyproject.toml"
+        if project.is_file() and 'name = "recon"' in project.read_text(encoding="utf-8"):
+            return folder
+    return here
+
+
+def _actor() -> str:
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):
+        return "unknown"
+
+
+class Settings(BaseSettings):
+    """All settings; field names are the environment names in lower case."""
+
+    model_config = SettingsConfigDict(frozen=True, extra="ignore", env_ignore_empty=True)
+
+    enable_recon_exit_backfill: bool = False
+    recon_exit_backfill_dry_run: bool = True
+    recon_exit_backfill_require_pause: bool = True
+    recon_exit_backfill_dust_abs_qty: Annotated[Decimal, Field(ge=0, allow_inf_nan=False)] = Decimal("0.001")
+    recon_exit_backfill_dust_rel_pct: Annotated[Decimal, Field(ge=0, le=1, allow_inf_nan=False)] = Decimal("0.002")
+    recon_exit_backfill_lookback_hours: Annotated[int, Field(gt=0)] = 72
+    exchange_state_mismatch_throttle_ms: Annotated[int, Field(ge=0)] = 300_000
+
+    recon_database_url: SecretStr | None = None
+    recon_exchange: str | None = None
+    recon_trading_status_url: SecretStr | None = None
+    recon_trading_status_token: SecretStr | None = None
+    recon_reports_dir: Path = Path("reports")
+    recon_actor: Annotated[str, Field(min_length=1)] = Field(default_factory=_actor)
+    recon_exit_backfill_base_fee: bool = False
+    recon_max_batch_rows: Annotated[int, Field(gt=0)] = 10_000
+    recon_home: Path = Field(default_factory=lambda: user_data_path("recon"))
+
+    @property
+    def is_demo(self) -> bool:
+        """Whether no database was named, so that the embedded demo stands in for everything unset."""
+        return self.recon_database_url is None
+
+    def flags(self) -> dict[str, str]:
+        """The deciding flags by their exact names, as text for reports."""
+        names = (
+            "enable_recon_exit_backfill",
+            "recon_exit_backfill_dry_run",
+            "recon_exit_backfill_require_pause",
+            "recon_exit_backfill_dust_abs_qty",
+            "recon_exit_backfill_dust_rel_pct",
+            "recon_exit_backfill_lookback_hours",
+            "exchange_state_mismatch_throttle_ms",
+            "recon_exit_backfill_base_fee",
+            "recon_max_batch_rows",
+        )
+        return {name.upper(): str(getattr(self, name)).lower() for name in names}
+
+
+def load_settings() -> Settings:
+    """Read the environment, then `.env` at the project's root; relative folders are taken from that root.
+
+    Raises `UsageError` (settings_invalid) that names each setting that does not parse.
+    """
+    root = project_root()
+    try:
+        settings = Settings(_env_file=root / ".env")  # type: ignore[call-arg]
+    except ValidationError as error:
+        problems = "; ".join(
+            f"{str(problem['loc'][0]).upper()}: {problem['msg']}" if problem["loc"] else problem["msg"]
+            for problem in error.errors(include_input=False, include_url=False)
+        )
+        raise UsageError("settings_invalid", f"These settings do not parse: {problems}. Correct them.") from None
+    return settings.model_copy(
+        update={
+            "recon_reports_dir": root / settings.recon_reports_dir,
+            "recon_home": (root / settings.recon_home).expanduser(),
+        }
+    )

@@ -1,0 +1,371 @@
+"""Apply: write exactly the approved rows, in one transaction, or nothing (runbook section 7)."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter, defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime
+from decimal import Decimal
+from typing import Any
+
+from sqlalchemy.engine import Connection
+
+from recon import audit, batches
+from recon.allocation import TradeKey
+from recon.batches import Action, Batch
+from recon.criteria import differences
+from recon.database import transaction
+from recon.domain import (
+    CANCELED,
+    Cell,
+    Check,
+    Decision,
+    Item,
+    Reason,
+    Snapshot,
+    Stage,
+    StageResult,
+    State,
+    Table,
+    Verdict,
+    Window,
+)
+from recon.errors import ReconError, Refused
+from recon.evidence import UnitKey
+from recon.identity import canonical_json, canonical_symbol, canonical_time
+from recon.orders import Orders
+from recon.plan import Plan, Scope, build_plan, item_from
+from recon.stages.dry_run import require_enabled
+from recon.stages.gather import gather
+from recon.stages.writing import Held, Written, write
+from recon.workspace import Workspace, reflect
+
+
+@dataclass(frozen=True, slots=True)
+class Applied:
+    """What one apply did: each released item with its decision, what it left, and the checks that held."""
+
+    decisions: tuple[tuple[Item, Decision], ...]
+    left: tuple[Item, ...]
+    checks: tuple[Check, ...]
+    lifecycles: tuple[tuple[TradeKey, Decimal, Decimal], ...]
+
+
+class StalePlan(Refused):
+    """The facts changed since the dry run; the approval is void."""
+
+
+def apply(work: Workspace, profile_id: str, batch_id: str) -> StageResult:
+    """Write the approved rows, their audit rows and the batch's state together; writes.
+
+    On a batch that is applied already it compares the approved rows with `orders`, appends SKIP_EXISTING rows
+    and writes nothing else. Raises `Refused`: backfill_disabled, dry_run_only, illegal_transition, not_approved,
+    approval_expired, stale_plan, existing_row_differs, and those of `writing.write`.
+    """
+    require_enabled(work)
+    if work.settings.recon_exit_backfill_dry_run:
+        raise Refused(
+            "dry_run_only", "RECON_EXIT_BACKFILL_DRY_RUN is true, so nothing is written. Set it to false to apply."
+        )
+    with transaction(work.engine, read_only=True) as connection:
+        batch = batches.load(connection, batch_id, profile_id)
+        batch.after(Action.APPLY)
+        reflect(connection, profile_id)
+        now = work.now(connection)
+    if batch.state is not State.APPROVED:
+        return _compare(work, batch, now)
+    _require_valid(batch, now)
+    snapshot = work.fetch(profile_id, now, _window(batch))
+    try:
+        done, written = write(
+            work, profile_id, batch_id, Action.APPLY, lambda held: _write(work, held, batch.approval, snapshot)
+        )
+    except StalePlan:
+        _void(work, batch, now)
+        raise
+    return _result(batch, done, written)
+
+
+def _window(batch: Batch) -> Window | None:
+    stored = (batch.plan or {}).get("window")
+    return Window(datetime.fromisoformat(stored["start"]), datetime.fromisoformat(stored["end"])) if stored else None
+
+
+def _require_valid(batch: Batch, now: datetime) -> None:
+    approval = batch.approval or {}
+    if approval.get("plan_digest") != batch.plan_digest:
+        raise Refused("not_approved", f"The approval is not of this plan. {batch.next_command()}")
+    if now >= datetime.fromisoformat(approval["expires_at"]):
+        raise Refused(
+            "approval_expired",
+            f"The approval expired at {approval['expires_at']}; it is now {canonical_time(now)}. Approve again, or run "
+            "dry-run again first.",
+        )
+
+
+def _void(work: Workspace, batch: Batch, now: datetime) -> None:
+    """Send the batch back to planned, in a transaction of its own."""
+    with transaction(work.engine) as connection:
+        held = batches.load(connection, batch.batch_id, batch.profile_id, lock=True)
+        if held.state is State.APPROVED and held.approval == batch.approval:
+            batches.save(connection, held.moved(Action.STALE, approval=None), actor=work.actor, now=now)
+
+
+def _write(work: Workspace, held: Held, approval: dict[str, Any] | None, snapshot: Snapshot | None) -> Applied:
+    """Everything between the locks and the second look at the pause switch."""
+    connection, batch = held.connection, held.batch
+    if batch.approval != approval:
+        raise Refused("not_approved", f"The approval changed meanwhile. {batch.next_command()}")
+    _require_valid(batch, held.now)
+    plan = _recompute(work, held, snapshot)
+    released = [item for item in plan.items if item.writes and item.order_id in set(batch.approval["items"])]  # type: ignore[index]
+    targets = [judgement.lifecycle for judgement in plan.judgements]
+    own = [item.order_id or "" for item in released]
+    others = held.orders.digest(connection, batch.profile_id, without=own)
+    decisions = _write_rows(held, released, {one.key: one.last_entry.order_id for one in targets})
+    checks, lifecycles = _invariants(held, plan, released, others)
+    for check in checks:
+        if not check.ok:
+            raise ReconError("invariant_violated", f"{check.name}: {check.detail}. Nothing was written; report this.")
+    left = tuple(item for item in plan.items if item.decision is Decision.NO_GO)
+    audit.append(
+        connection,
+        batch_id=batch.batch_id,
+        profile_id=batch.profile_id,
+        decisions=[*decisions, *((item, Decision.NO_GO) for item in left)],
+        plan_digest=plan.digest,
+        actor=work.actor,
+        now=held.now,
+    )
+    batches.save(connection, batch.moved(Action.APPLY), actor=work.actor, now=held.now)
+    checks = (Check("pause_confirmed", True, held.pause.detail), *checks)
+    return Applied(tuple(decisions), left, checks, lifecycles)
+
+
+def _recompute(work: Workspace, held: Held, snapshot: Snapshot | None) -> Plan:
+    """The plan from the locked rows. Raises `StalePlan` unless its digest is the approved one (invariant 7)."""
+    batch = held.batch
+    scope = batch.scope or {}
+    facts = gather(held.connection, held.orders, batch.profile_id, snapshot)
+    plan = build_plan(
+        facts, work.rules, Scope(tuple(scope.get("trade_ids", ())), tuple(scope.get("symbols", ())))
+    )
+    if plan.digest != batch.plan_digest:
+        raise StalePlan(
+            "stale_plan",
+            f"The facts are not those that were approved: {_what_changed(batch, plan)}. Nothing was written; run dry-run, "
+            "review and approve again.",
+        )
+    return plan
+
+
+def _what_changed(batch: Batch, plan: Plan) -> str:
+    old = (batch.plan or {}).get("document", {})
+    new = json.loads(canonical_json(dict(plan.document)))
+    changed = [name for name in ("rules", "targets", "items") if old.get(name) != new.get(name)]
+    for symbol, facts in new["symbols"].items():
+        before = old.get("symbols", {}).get(symbol, {})
+        changed += [f"{what} of {symbol}" for what in facts if facts[what] != before.get(what)]
+    return ", ".join(changed) or "the plan's document"
+
+
+def _write_rows(held: Held, released: Sequence[Item], entries: Mapping[TradeKey, str]) -> list[tuple[Item, Decision]]:
+    """Insert, or reinstate, every released row; a row in the way must be identical and filled (invariant 4)."""
+    connection, orders, profile_id = held.connection, held.orders, held.batch.profile_id
+    fresh = [item for item in released if item.reason is not Reason.REINSTATE]
+    canceled = [item.order_id or "" for item in released if item.reason is Reason.REINSTATE]
+    new = orders.insert(connection, profile_id, fresh, entries, held.now)
+    new |= orders.set_status(connection, profile_id, canceled, before=CANCELED, after="filled", now=held.now)
+    ids = [item.order_id or "" for item in released]
+    found = {row.order_id: row for row in orders.rows(connection, profile_id, order_ids=ids)}
+    decisions = []
+    for item in released:
+        row = found.get(item.order_id or "")
+        wrong = differences(item, row, profile_id, orders.columns) if row else ("profile_id",)
+        if wrong or row is None or row.status != "filled":
+            raise Refused(
+                "existing_row_differs",
+                f"{item.order_id} exists with other content ({', '.join(wrong) or 'status'}); an id is written once. "
+                "Nothing was written; find out who wrote it.",
+            )
+        decisions.append((item, Decision.APPLIED if item.order_id in new else Decision.SKIP_EXISTING))
+    return decisions
+
+
+def _invariants(
+    held: Held, plan: Plan, released: Sequence[Item], others: str
+) -> tuple[tuple[Check, ...], tuple[tuple[TradeKey, Decimal, Decimal], ...]]:
+    """Invariants 1, 5 and 6, asked of the database inside the transaction."""
+    connection, profile_id = held.connection, held.batch.profile_id
+    own = [item.order_id or "" for item in released]
+    after = {(one.symbol, one.trade_id): one.open_qty for one in held.orders.lifecycles(connection, profile_id)}
+    closed: dict[TradeKey, Decimal] = defaultdict(Decimal)
+    for item in released:
+        closed[item.symbol, item.trade_id] += item.qty or Decimal(0)
+    rows = []
+    wrong = []
+    for judgement in plan.judgements:
+        key, before = judgement.lifecycle.key, judgement.lifecycle.open_qty
+        now_open = after.get(key, Decimal(0))
+        rows.append((key, before, now_open))
+        if not 0 <= now_open <= before or now_open != before - closed[key]:
+            wrong.append(key[1])
+    unchanged = held.orders.digest(connection, profile_id, without=own)
+    over = _overspent(held, plan, released)
+    checks = (
+        Check("open_quantities", not wrong, f"targets whose open quantity is not as planned: {', '.join(wrong) or 'none'}"),
+        Check("other_rows_unchanged", unchanged == others, f"digest of all other rows before {others}, after {unchanged}"),
+        Check("evidence_spent_once", not over, f"units spent beyond what the fills give: {', '.join(over) or 'none'}"),
+    )
+    return checks, tuple(rows)
+
+
+def _overspent(held: Held, plan: Plan, released: Sequence[Item]) -> list[str]:
+    """Units of which the rows just written hold more than all other rows leave, summed in SQL (invariant 6)."""
+    taken: dict[UnitKey, Decimal] = defaultdict(Decimal)
+    for take in plan.ledger.takes.values():
+        taken[take.unit] += take.qty
+    limits = []
+    for item in released:
+        if item.exchange_order_id is not None and item.filled_at is not None and item.side is not None:
+            key = (canonical_symbol(item.symbol), item.side, item.exchange_order_id, item.filled_at)
+            name = f"{item.exchange_order_id} at {canonical_time(item.filled_at)}"
+            limits.append((item.order_id or "", name, plan.ledger.units[key].qty - taken[key]))
+    return held.orders.overspent(held.connection, held.batch.profile_id, limits)
+
+
+def _compare(work: Workspace, batch: Batch, now: datetime) -> StageResult:
+    """The batch is applied already: look for each approved row, say what was found, write only SKIP_EXISTING rows."""
+    released = released_items(batch)
+    with transaction(work.engine) as connection:
+        held = batches.load(connection, batch.batch_id, batch.profile_id, lock=True)
+        orders = reflect(connection, batch.profile_id)
+        wrong = altered_rows(connection, orders, batch.profile_id, released)
+        same = [item for item in released if item.order_id not in wrong]
+        audit.append(
+            connection,
+            batch_id=batch.batch_id,
+            profile_id=batch.profile_id,
+            decisions=[(item, Decision.SKIP_EXISTING) for item in same],
+            plan_digest=batch.plan_digest,
+            actor=work.actor,
+            now=now,
+        )
+        batches.save(connection, held.moved(Action.APPLY), actor=work.actor, now=now)
+    detail = "; ".join(f"{order_id} {what}" for order_id, what in wrong.items()) or f"{len(same)} rows are as approved"
+    applied = Applied(
+        tuple((item, Decision.SKIP_EXISTING) for item in same), (), (Check("rows_as_approved", not wrong, detail),), ()
+    )
+    result = _result(batch, applied, None)
+    if wrong:
+        message = f"The batch was applied, but rows are no longer as approved: {detail}. Find out who changed them."
+        return replace(result, verdict=Verdict.FAILED, code="existing_row_differs", message=message)
+    return replace(result, message="the batch was applied before; nothing was written to orders")
+
+
+def released_items(batch: Batch) -> list[Item]:
+    """The approved items of a batch, from its stored plan and approval."""
+    items = [item_from(document) for document in (batch.plan or {}).get("document", {}).get("items", ())]
+    wanted = set((batch.approval or {}).get("items", ()))
+    return [item for item in items if item.writes and item.order_id in wanted]
+
+
+def altered_rows(connection: Connection, orders: Orders, profile_id: str, items: Sequence[Item]) -> dict[str, str]:
+    """For each item whose row is not there, filled and identical: what is wrong with it; reads only."""
+    ids = [item.order_id or "" for item in items]
+    found = {row.order_id: row for row in orders.rows(connection, profile_id, order_ids=ids)}
+    wrong = {}
+    for item in items:
+        row = found.get(item.order_id or "")
+        if row is None:
+            wrong[item.order_id or ""] = "is missing"
+        elif differing := differences(item, row, profile_id, orders.columns):
+            wrong[item.order_id or ""] = f"differs in {', '.join(differing)}"
+        elif row.status != "filled":
+            wrong[item.order_id or ""] = f"has status {row.status!r}"
+    return wrong
+
+
+def _result(batch: Batch, done: Applied, written: Written | None) -> StageResult:
+    committed = written.note if written and written.note else None
+    counts = Counter(decision.value for _, decision in done.decisions)
+    counts.update(item.decision.value for item in done.left)
+    items = (*(replace(item, decision=decision) for item, decision in done.decisions), *done.left)
+    return StageResult(
+        Stage.APPLY,
+        batch.profile_id,
+        batch.batch_id,
+        Verdict.DONE,
+        plan_digest=batch.plan_digest,
+        checks=done.checks,
+        counts=dict(sorted(counts.items())),
+        items=items,
+        message=committed,
+        tables={
+            "applied": _applied(done),
+            "left_open": _left(done),
+            "acknowledgements": acknowledgements(batch),
+            "invariants": _lifecycles(done),
+            "transaction": _transaction(batch, written),
+        },
+    )
+
+
+def _applied(done: Applied) -> Table:
+    rows = tuple(
+        (item.symbol, item.trade_id, decision.value, item.reason.value, item.qty, item.price, item.filled_at, item.order_id)
+        for item, decision in done.decisions
+    )
+    return Table(
+        "Rows of the approved plan",
+        "APPLIED rows were written by this run; SKIP_EXISTING rows were there already, identical and filled.",
+        ("symbol", "trade_id", "decision", "reason", "qty", "price", "filled_at", "order_id"),
+        rows,
+    )
+
+
+def _left(done: Applied) -> Table:
+    rows = tuple((item.symbol, item.trade_id, item.reason.value, item.qty, item.detail) for item in done.left)
+    return Table(
+        "What was left open",
+        "Acknowledged at approval: nothing was written for these quantities.",
+        ("symbol", "trade_id", "reason", "qty", "detail"),
+        rows,
+    )
+
+
+def acknowledgements(batch: Batch) -> Table:
+    """Who acknowledged what, and why; shown in every report after the approval."""
+    approval = batch.approval or {}
+    rows = tuple((trade, why, approval.get("by")) for trade, why in sorted(approval.get("acknowledgements", {}).items()))
+    return Table(
+        "Acknowledgements",
+        "Trades that a person named at approval, with the reason given.",
+        ("trade_id", "reason given", "by"),
+        rows,
+    )
+
+
+def _lifecycles(done: Applied) -> Table:
+    rows = tuple((*key, before, before - after, after) for key, before, after in done.lifecycles)
+    return Table(
+        "Open quantity before and after",
+        "Asked of the database inside the transaction; after = before - closed, and never below zero.",
+        ("symbol", "trade_id", "open_before", "closed_qty", "open_after"),
+        rows,
+    )
+
+
+def _transaction(batch: Batch, written: Written | None) -> Table:
+    approval = batch.approval or {}
+    facts: list[tuple[Cell, ...]] = [
+        ("approved by", approval.get("by")),
+        ("approval expires", approval.get("expires_at")),
+        ("plan digest", batch.plan_digest),
+        ("outcome", written.outcome.value if written else "nothing to commit to orders: applied before"),
+    ]
+    if written and written.note:
+        facts.append(("note", written.note))
+    return Table("The transaction", "One transaction held everything above.", ("fact", "value"), tuple(facts))

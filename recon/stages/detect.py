@@ -1,0 +1,155 @@
+"""Detect: what is open, what disagrees with the exchange, and what recon will not repair (runbook section 1)."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from datetime import datetime, timedelta
+
+from recon import audit, batches
+from recon.batches import Action
+from recon.database import transaction
+from recon.domain import Cell, Check, OrderRow, Snapshot, Stage, StageResult, Table, Verdict
+from recon.errors import ReconError
+from recon.identity import canonical_symbol
+from recon.lifecycles import build_lifecycles
+from recon.orders import OpenLifecycle
+from recon.plan import Facts, build_plan, market
+from recon.stages.gather import gather, mismatches, net_positions
+from recon.workspace import Workspace, reflect
+
+
+def detect(work: Workspace, profile_id: str, batch_id: str) -> StageResult:
+    """Find the open lifecycles and everything that looks wrong; opens the batch and writes mismatch events.
+
+    Needs neither the exchange nor the pause switch: what is missing is said in the notes.
+    """
+    notes: list[str] = []
+    with transaction(work.engine, read_only=True) as connection:
+        batches.load(connection, batch_id, profile_id).after(Action.DETECT)
+        reflect(connection, profile_id)
+        now = work.now(connection)
+    snapshot = _snapshot(work, profile_id, now, notes)
+    fills = {canonical_symbol(fill.symbol) for fill in snapshot.fills} if snapshot else set()
+    held = set(market(snapshot).positions or ())
+    with transaction(work.engine, read_only=True, snapshot=True) as connection:
+        orders = reflect(connection, profile_id)
+        found = orders.lifecycles(connection, profile_id)
+        facts = gather(connection, orders, profile_id, snapshot, also=fills | held)
+        orphans = orders.exits_without_trade(connection, profile_id)
+        spelled = orders.symbols(connection, profile_id)
+    disagreeing = mismatches(net_positions(build_lifecycles(facts.rows).values()), snapshot)
+    with transaction(work.engine) as connection:
+        batch = batches.load(connection, batch_id, profile_id, lock=True)
+        throttle = timedelta(milliseconds=work.settings.exchange_state_mismatch_throttle_ms)
+        written = audit.record_events(connection, profile_id, batch_id, disagreeing, throttle=throttle, now=now)
+        batches.save(connection, batch.moved(Action.DETECT), actor=work.actor, now=now)
+    notes += _assumed(facts.rows, orders.naive_times)
+    tables = {
+        "open_lifecycles": _lifecycles([one for one in found if one.open_qty > 0], facts),
+        "mismatches": _mismatches(disagreeing),
+        "over_closed": _over_closed([one for one in found if one.open_qty < 0]),
+        "exits_without_trade": _orphans(orphans),
+        "symbol_spellings": _spellings(spelled),
+        "unowned_fills": _unowned(facts, work),
+        "notes": Table("Notes", "Each line limits what this notebook can say.", ("note",), tuple((n,) for n in notes)),
+    }
+    check = Check("events_recorded", True, f"{written} mismatch events written, {len(disagreeing)} mismatches found")
+    return StageResult(Stage.DETECT, profile_id, batch_id, Verdict.DONE, checks=(check,), tables=tables)
+
+
+def _snapshot(work: Workspace, profile_id: str, now: datetime, notes: list[str]) -> Snapshot | None:
+    try:
+        snapshot = work.fetch(profile_id, now)
+    except ReconError as error:
+        notes.append(f"The exchange was not read: {error.message}")
+        return None
+    if snapshot is None:
+        notes.append("No exchange is configured (RECON_EXCHANGE): nothing is compared with it.")
+    else:
+        notes += snapshot.notes
+    return snapshot
+
+
+def _assumed(rows: Iterable[OrderRow], naive_times: Sequence[str]) -> list[str]:
+    assumed = sum(row.is_filled and row.filled_at_assumed for row in rows)
+    notes = [f"filled_at is NULL on {assumed} filled rows; created_at stands in."] if assumed else []
+    if naive_times:
+        notes.append(f"{', '.join(naive_times)} of orders are without time zone and are read as UTC.")
+    return notes
+
+
+def _lifecycles(still_open: Sequence[OpenLifecycle], facts: Facts) -> Table:
+    known = build_lifecycles(facts.rows)
+    rows: list[tuple[Cell, ...]] = []
+    for one in still_open:
+        lifecycle = known[one.symbol, one.trade_id]
+        side = "long" if lifecycle.closing_side.value == "sell" else "short"
+        begin = lifecycle.begin if lifecycle.entries else None
+        rows.append((one.symbol, one.trade_id, side, begin, one.entry_qty, one.exit_qty, one.open_qty))
+    return Table(
+        "Open lifecycles",
+        "Each row is a trade whose filled entries exceed its filled exits (runbook section 1); quantities in units of "
+        "the symbol.",
+        ("symbol", "trade_id", "direction", "began", "entry_qty", "exit_qty", "open_qty"),
+        tuple(rows),
+    )
+
+
+def _mismatches(found: Sequence[audit.Mismatch]) -> Table:
+    rows = tuple((m.symbol, m.db_open_qty, m.exchange_qty) for m in found)
+    return Table(
+        "Where table and exchange disagree",
+        "Signed net quantities by canonical symbol: what the table says is open, and what the exchange holds.",
+        ("symbol", "orders", "exchange"),
+        rows,
+    )
+
+
+def _over_closed(found: Sequence[OpenLifecycle]) -> Table:
+    rows = tuple((one.symbol, one.trade_id, one.entry_qty, one.exit_qty, -one.open_qty) for one in found)
+    return Table(
+        "Over-closed lifecycles",
+        "Trades with more exits than entries; recon never adds or removes a row here.",
+        ("symbol", "trade_id", "entry_qty", "exit_qty", "over_closed_qty"),
+        rows,
+    )
+
+
+def _orphans(found: Sequence[OrderRow]) -> Table:
+    rows = tuple((row.order_id, row.symbol, row.quantity, row.price, row.filled_at) for row in found)
+    return Table(
+        "EXIT rows without a trade",
+        "Filled exits that name no trade_id: they close nothing in the table, yet their fills are taken.",
+        ("order_id", "symbol", "quantity", "price", "filled_at"),
+        rows,
+    )
+
+
+def _spellings(spelled: Sequence[str]) -> Table:
+    groups: dict[str, list[str]] = defaultdict(list)
+    for symbol in spelled:
+        groups[canonical_symbol(symbol)].append(symbol)
+    rows = tuple((name, ", ".join(found)) for name, found in sorted(groups.items()) if len(found) > 1)
+    return Table(
+        "Symbols with several spellings",
+        "They are one market to recon, and to the exchange; the table keeps them apart.",
+        ("symbol", "spellings"),
+        rows,
+    )
+
+
+def _unowned(facts: Facts, work: Workspace) -> Table:
+    plan = build_plan(facts, work.rules)
+    rows = tuple(
+        (unit.symbol, unit.side.value, unit.exchange_order_id, unit.filled_at, unit.qty, plan.left_over[key])
+        for key, unit in plan.ledger.units.items()
+        if plan.left_over[key] > 0
+    )
+    return Table(
+        "Fills that nobody owns",
+        "What is left of the exchange's fills after every row and every open trade took its share: manual orders, other "
+        "bots, or trades that the table never saw.",
+        ("symbol", "side", "exchange_order_id", "filled_at", "qty", "left"),
+        rows,
+    )

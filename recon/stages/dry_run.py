@@ -1,0 +1,317 @@
+"""Dry run: make the plan, prove that nothing was changed, record it (runbook sections 2 to 6)."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+
+import sqlalchemy as sa
+
+from recon import audit, batches
+from recon.batches import Action
+from recon.database import transaction
+from recon.domain import Cell, Check, Decision, Item, Reason, Snapshot, Stage, StageResult, Table, Verdict
+from recon.errors import Refused
+from recon.pause import PauseAnswer
+from recon.plan import Facts, Plan, Scope, build_plan
+from recon.stages.gather import gather
+from recon.workspace import Workspace, reflect
+
+PROOFS = ("quantities_rest_on_fills", "reading_wrote_nothing", "orders_unchanged")
+"""Checks that no acknowledgement answers: while one fails, the dry run cannot be approved."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Reading:
+    """What one read-only snapshot of the database gave, with the proof that it wrote nothing."""
+
+    facts: Facts
+    digest: str
+    trade_digests: Mapping[str, str]
+    transaction_id: str | None
+
+
+def dry_run(work: Workspace, profile_id: str, batch_id: str) -> StageResult:
+    """Plan the batch and record the plan; writes audit rows and the batch, changes no row of orders.
+
+    Raises `Refused`: backfill_disabled, illegal_transition, unknown_profile, orders_unsuitable,
+    evidence_unreadable, scope_matches_nothing, batch_too_large.
+    """
+    require_enabled(work)
+    with transaction(work.engine, read_only=True) as connection:
+        batches.load(connection, batch_id, profile_id).after(Action.DRY_RUN)
+        reflect(connection, profile_id)
+        now = work.now(connection)
+    pause = work.pause(profile_id)
+    snapshot = work.fetch(profile_id, now)
+    reading = _read(work, profile_id, snapshot)
+    reasons = work.pause_reasons(pause)
+    unavailable = _audit_trouble(work)
+    if unavailable:
+        reasons[Reason.AUDIT_UNAVAILABLE] = unavailable
+    plan = build_plan(reading.facts, work.rules, work.scope, reasons)
+    _check_size(work, plan)
+    checks = _record(work, batch_id, plan, snapshot, reading, _before(work, plan, pause, reading, unavailable), now)
+    return _result(batch_id, plan, checks, snapshot, reading)
+
+
+def require_enabled(work: Workspace) -> None:
+    """Raise `Refused` (backfill_disabled) while ENABLE_RECON_EXIT_BACKFILL is false; its default is false."""
+    if not work.settings.enable_recon_exit_backfill:
+        raise Refused(
+            "backfill_disabled",
+            "ENABLE_RECON_EXIT_BACKFILL is false, so nothing may be planned or written. Set it to true for the repair.",
+        )
+
+
+def _read(work: Workspace, profile_id: str, snapshot: Snapshot | None) -> _Reading:
+    with transaction(work.engine, read_only=True, snapshot=True) as connection:
+        orders = reflect(connection, profile_id)
+        before = orders.digest(connection, profile_id)
+        facts = gather(connection, orders, profile_id, snapshot)
+        digests = orders.trade_digests(connection, profile_id)
+        assigned = connection.execute(sa.select(sa.func.pg_current_xact_id_if_assigned())).scalar_one()
+        return _Reading(facts, before, digests, assigned)
+
+
+def _audit_trouble(work: Workspace) -> str | None:
+    try:
+        with transaction(work.engine) as connection:
+            audit.check_writable(connection)
+    except Refused as refusal:
+        return refusal.message
+    return None
+
+
+def _check_size(work: Workspace, plan: Plan) -> None:
+    if plan.open_lifecycles and not plan.judgements:
+        raise Refused(
+            "scope_matches_nothing",
+            f"None of the {plan.open_lifecycles} open lifecycles is in the scope given by --trade-id and --symbol. "
+            "`recon run detect` lists them.",
+        )
+    limit = work.settings.recon_max_batch_rows
+    if len(plan.rows_to_write) > limit:
+        sizes = Counter(item.symbol for item in plan.rows_to_write).most_common(5)
+        largest = ", ".join(f"{symbol} {count}" for symbol, count in sizes)
+        raise Refused(
+            "batch_too_large",
+            f"The plan has {len(plan.rows_to_write)} rows, RECON_MAX_BATCH_ROWS allows {limit}. Split it into batches "
+            f"with --symbol or --trade-id (largest symbols: {largest}).",
+        )
+
+
+def _record(
+    work: Workspace,
+    batch_id: str,
+    plan: Plan,
+    snapshot: Snapshot | None,
+    reading: _Reading,
+    checks: Sequence[Check],
+    now: datetime,
+) -> tuple[Check, ...]:
+    """One transaction: the audit rows and the batch with its plan, or neither. Returns all checks."""
+    with transaction(work.engine) as connection:
+        batch = batches.load(connection, batch_id, plan.profile_id, lock=True)
+        if Reason.AUDIT_UNAVAILABLE not in {item.reason for item in plan.items}:
+            audit.append(
+                connection,
+                batch_id=batch_id,
+                profile_id=plan.profile_id,
+                decisions=[(item, item.decision) for item in plan.items],
+                plan_digest=plan.digest,
+                actor=work.actor,
+                now=now,
+            )
+        after = reflect(connection, plan.profile_id).digest(connection, plan.profile_id)
+        checks = (*checks, _unchanged(reading.digest, after))
+        stored = plan_record(plan, snapshot, reading.trade_digests) | {
+            "failed_checks": [check.name for check in checks if check.name in PROOFS and not check.ok]
+        }
+        planned = batch.moved(
+            Action.DRY_RUN, scope=scope_document(work.scope), plan=stored, plan_digest=plan.digest, approval=None
+        )
+        batches.save(connection, planned, actor=work.actor, now=now)
+    return checks
+
+
+def _unchanged(before: str, after: str) -> Check:
+    detail = f"digest of the profile's rows before {before}, after {after}"
+    return Check("orders_unchanged", before == after, detail)
+
+
+def plan_record(plan: Plan, snapshot: Snapshot | None, trade_digests: Mapping[str, str]) -> dict[str, object]:
+    """The plan as the batch keeps it: the digest's document, and beside it what is not in the digest."""
+    return {
+        "document": dict(plan.document),
+        "window": {"start": snapshot.window.start, "end": snapshot.window.end} if snapshot else None,
+        "targets": [
+            {
+                "symbol": judgement.lifecycle.symbol,
+                "trade_id": judgement.lifecycle.trade_id,
+                "open_qty": judgement.lifecycle.open_qty,
+                "reasons": [reason.value for reason in judgement.reasons],
+                "needs_acknowledgement": judgement.needs_acknowledgement,
+                "is_blocked": judgement.is_blocked,
+            }
+            for judgement in plan.judgements
+        ],
+        "trade_digests": dict(trade_digests),
+    }
+
+
+def scope_document(scope: Scope) -> dict[str, object]:
+    """The scope as the batch keeps it."""
+    return {"trade_ids": list(scope.trade_ids), "symbols": list(scope.symbols)}
+
+
+def _before(
+    work: Workspace, plan: Plan, pause: PauseAnswer, reading: _Reading, unavailable: str | None
+) -> tuple[Check, ...]:
+    """The checks of runbook section 6 that are known before anything is recorded."""
+    blocked = sorted({item.reason.value for item in plan.items if item.decision is Decision.NO_GO})
+    rows = plan.rows_to_write
+    required = work.settings.recon_exit_backfill_require_pause
+    waived = "" if required else "; RECON_EXIT_BACKFILL_REQUIRE_PAUSE=false: this batch may be applied without a pause"
+    offered = f"{len(rows)} rows could be written for {len(plan.judgements)} targets"
+    return (
+        Check("pause_confirmed", not work.pause_reasons(pause), pause.detail + waived),
+        Check("candidates_present", bool(rows), offered),
+        Check("no_target_is_no_go", not blocked, f"reasons found: {', '.join(blocked) or 'none'}"),
+        Check("quantities_rest_on_fills", *_on_fills(plan)),
+        Check("audit_writable", not unavailable, unavailable or "an audit row was written in a savepoint and taken back"),
+        Check(
+            "reading_wrote_nothing",
+            reading.transaction_id is None,
+            f"transaction id of the reading transaction: {reading.transaction_id or 'none was assigned'}",
+        ),
+    )
+
+
+def _on_fills(plan: Plan) -> tuple[bool, str]:
+    """Runbook section 6: what would be written equals, unit by unit, what the fills still have to give."""
+    evidence = [item for item in plan.rows_to_write if item.exchange_order_id is not None]
+    units = plan.ledger.units
+    over = [unit for key, unit in units.items() if plan.left_over[key] < 0]
+    backed = sum(len(judgement.allocations) for judgement in plan.judgements if not judgement.is_blocked)
+    detail = f"{len(evidence)} rows rest on {backed} allocations of {len(units)} units; over-spent units: {len(over)}"
+    return not over and backed == len(evidence), detail
+
+
+def _result(
+    batch_id: str, plan: Plan, checks: tuple[Check, ...], snapshot: Snapshot | None, reading: _Reading
+) -> StageResult:
+    if not plan.open_lifecycles:
+        verdict = Verdict.DONE
+    else:
+        verdict = Verdict.GO if all(check.ok for check in checks) else Verdict.NO_GO
+    return StageResult(
+        Stage.DRY_RUN,
+        plan.profile_id,
+        batch_id,
+        verdict,
+        plan_digest=plan.digest,
+        checks=checks,
+        counts=dict(sorted(Counter(item.decision.value for item in plan.items).items())),
+        items=plan.items,
+        message=None if plan.open_lifecycles else "nothing to repair: the profile has no open lifecycle",
+        tables=_tables(plan, snapshot, reading),
+    )
+
+
+def _tables(plan: Plan, snapshot: Snapshot | None, reading: _Reading) -> dict[str, Table]:
+    return {
+        "targets": _targets(plan),
+        "allocations": _allocations(plan),
+        "conditions": _conditions(plan),
+        "by_symbol": _by_symbol(plan.rows_to_write),
+        "unrecognised_rows": _unmatched(plan),
+        "notes": _notes(snapshot, reading.facts),
+    }
+
+
+def _targets(plan: Plan) -> Table:
+    rows = []
+    for judgement in plan.judgements:
+        lifecycle = judgement.lifecycle
+        reasons = ", ".join(judgement.reasons)
+        rows.append(
+            (lifecycle.symbol, lifecycle.trade_id, lifecycle.closing_side.value, lifecycle.open_qty, judgement.evidence)
+            + (judgement.remainder, reasons)
+        )
+    return Table(
+        "Targets",
+        "What fills cover of each open trade, what they do not, and every reason that applies.",
+        ("symbol", "trade_id", "closing_side", "open_qty", "evidence_qty", "remainder", "reasons"),
+        tuple(rows),
+    )
+
+
+def _allocations(plan: Plan) -> Table:
+    rows: list[tuple[Cell, ...]] = []
+    for judgement in plan.judgements:
+        for made in judgement.allocations:
+            unit = made.unit
+            rows.append(
+                (*made.trade, unit.exchange_order_id, unit.filled_at, unit.qty, made.qty, unit.price, made.grade.value, made.why)
+            )
+    return Table(
+        "Allocations",
+        "Which fills close which trade: a unit is all fills of one exchange order at one instant; the last column says "
+        "why it goes to this trade.",
+        ("symbol", "trade_id", "exchange_order_id", "filled_at", "unit_qty", "qty", "price", "grade", "why"),
+        tuple(rows),
+    )
+
+
+def _conditions(plan: Plan) -> Table:
+    against = [item for item in plan.items if item.decision is Decision.NO_GO]
+    return Table(
+        "What stands against it",
+        "One line per trade and reason: what was expected, what was found, what to do.",
+        ("symbol", "trade_id", "reason", "qty", "detail"),
+        tuple((item.symbol, item.trade_id, item.reason.value, item.qty, item.detail) for item in against),
+    )
+
+
+def _by_symbol(rows: Iterable[Item]) -> Table:
+    """Rows, quantity and notional per symbol; dust rows without evidence apart."""
+    groups: dict[tuple[str, str], list[Item]] = {}
+    for item in rows:
+        groups.setdefault((item.symbol, item.reason.value), []).append(item)
+    lines = []
+    for (symbol, reason), items in sorted(groups.items()):
+        qty = sum(item.qty or 0 for item in items)
+        notional = sum((item.qty or 0) * (item.price or 0) for item in items)
+        lines.append((symbol, reason, len(items), qty, notional))
+    return Table(
+        "What would be written",
+        "Rows, quantity in units of the symbol and notional in its quote, per symbol and reason.",
+        ("symbol", "reason", "rows", "qty", "notional"),
+        tuple(lines),
+    )
+
+
+def _unmatched(plan: Plan) -> Table:
+    rows = sorted(plan.ledger.unmatched, key=lambda pair: pair[0].order_id)
+    return Table(
+        "Rows that no order of the exchange explains",
+        "Filled rows whose exchange order was not found among the fills, and what was done about it.",
+        ("order_id", "symbol", "trade_id", "quantity", "filled_at", "note"),
+        tuple((row.order_id, row.symbol, row.trade_id, row.quantity, row.filled_at, note) for row, note in rows),
+    )
+
+
+def _notes(snapshot: Snapshot | None, facts: Facts) -> Table:
+    notes = ["No exchange is configured (RECON_EXCHANGE): positions are unknown."]
+    if snapshot is not None:
+        start, end = snapshot.window.start, snapshot.window.end
+        notes = [f"Fills from {start:%Y-%m-%d %H:%M:%S} to {end:%Y-%m-%d %H:%M:%S} UTC are evidence; older ones are not."]
+        notes += snapshot.notes
+    assumed = sum(row.is_filled and row.filled_at_assumed for row in facts.rows)
+    if assumed:
+        notes.append(f"filled_at is NULL on {assumed} filled rows; created_at stands in.")
+    return Table("Notes", "Each line limits what this plan can say.", ("note",), tuple((note,) for note in notes))
+

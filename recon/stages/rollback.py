@@ -1,0 +1,136 @@
+"""Rollback: cancel the rows that this batch owns, all or none, by status alone (runbook section 9)."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from decimal import Decimal
+
+from recon import audit, batches
+from recon.allocation import TradeKey
+from recon.batches import Action
+from recon.database import transaction
+from recon.domain import Check, Item, Stage, StageResult, State, Table, Verdict
+from recon.errors import ReconError, Refused
+from recon.stages.apply import acknowledgements, altered_rows, released_items
+from recon.stages.writing import Held, Written, write
+from recon.workspace import Workspace
+
+
+@dataclass(frozen=True, slots=True)
+class RolledBack:
+    """What one rollback did: the rows it cancelled, those it left to their owners, and the open quantities."""
+
+    cancelled: tuple[Item, ...]
+    left_alone: tuple[tuple[str, str], ...]
+    reverted: int
+    checks: tuple[Check, ...]
+    lifecycles: tuple[tuple[TradeKey, Decimal, Decimal], ...]
+
+
+def rollback(work: Workspace, profile_id: str, batch_id: str) -> StageResult:
+    """Set the batch's own rows to canceled and mark its audit rows as reverted, in one transaction; writes.
+
+    Rows that another live batch owns are listed and left alone. A second rollback does nothing. Raises `Refused`:
+    illegal_transition, row_changed, and those of `writing.write`.
+    """
+    with transaction(work.engine, read_only=True) as connection:
+        batch = batches.load(connection, batch_id, profile_id)
+        batch.after(Action.ROLLBACK)
+    if batch.state is State.ROLLED_BACK:
+        done = RolledBack((), (), 0, (Check("already_rolled_back", True, "nothing to do"),), ())
+        return _result(profile_id, batch, done, None)
+    done, written = write(work, profile_id, batch_id, Action.ROLLBACK, lambda held: _roll_back(work, held))
+    return _result(profile_id, batch, done, written)
+
+
+def _roll_back(work: Workspace, held: Held) -> RolledBack:
+    connection, orders, batch = held.connection, held.orders, held.batch
+    items = {item.order_id or "": item for item in released_items(batch)}
+    touched = audit.touched_ids(connection, batch.profile_id, batch.batch_id)
+    owner = audit.owners(connection, batch.profile_id, touched)
+    own = [items[order_id] for order_id in sorted(touched) if owner.get(order_id) == batch.batch_id]
+    others = tuple((order_id, owner.get(order_id, "none")) for order_id in sorted(touched) if items[order_id] not in own)
+    wrong = altered_rows(connection, orders, batch.profile_id, own)
+    if wrong:
+        listed = "; ".join(f"{order_id} {what}" for order_id, what in wrong.items())
+        raise Refused(
+            "row_changed",
+            f"Rows are no longer as this batch wrote them: {listed}. Nothing was changed; find out who changed them.",
+        )
+    ids = [item.order_id or "" for item in own]
+    before = {(one.symbol, one.trade_id): one.open_qty for one in orders.lifecycles(connection, batch.profile_id)}
+    bystanders = orders.digest(connection, batch.profile_id, without=ids)
+    changed = orders.set_status(connection, batch.profile_id, ids, before={"filled"}, after="canceled", now=held.now)
+    reverted = audit.mark_reverted(connection, batch.profile_id, batch.batch_id, held.now)
+    checks, lifecycles = _invariants(held, own, before, bystanders, changed)
+    for check in checks:
+        if not check.ok:
+            raise ReconError("invariant_violated", f"{check.name}: {check.detail}. Nothing was written; report this.")
+    batches.save(connection, batch.moved(Action.ROLLBACK), actor=work.actor, now=held.now)
+    return RolledBack(
+        tuple(own), others, reverted, (Check("pause_confirmed", True, held.pause.detail), *checks), lifecycles
+    )
+
+
+def _invariants(
+    held: Held, own: Sequence[Item], before: dict[TradeKey, Decimal], bystanders: str, changed: set[str]
+) -> tuple[tuple[Check, ...], tuple[tuple[TradeKey, Decimal, Decimal], ...]]:
+    """Invariants 1 and 8, asked of the database inside the transaction."""
+    connection, profile_id = held.connection, held.batch.profile_id
+    after = {(one.symbol, one.trade_id): one.open_qty for one in held.orders.lifecycles(connection, profile_id)}
+    reopened: dict[TradeKey, Decimal] = defaultdict(Decimal)
+    for item in own:
+        reopened[item.symbol, item.trade_id] += item.qty or Decimal(0)
+    rows = tuple(
+        (key, before.get(key, Decimal(0)), after.get(key, Decimal(0)))
+        for key in sorted(reopened, key=lambda key: (key[0].encode(), key[1].encode()))
+    )
+    wrong = [key[1] for key, was, now_open in rows if now_open != was + reopened[key]]
+    ids = {item.order_id or "" for item in own}
+    unchanged = held.orders.digest(connection, profile_id, without=ids)
+    return (
+        Check("rows_cancelled", changed == ids, f"{len(changed)} of {len(ids)} rows were filled and are canceled now"),
+        Check("open_quantities", not wrong, f"trades whose open quantity is not as before the apply: {', '.join(wrong) or 'none'}"),
+        Check("other_rows_unchanged", unchanged == bystanders, f"digest of all other rows before {bystanders}, after {unchanged}"),
+    ), rows
+
+
+def _result(profile_id: str, batch: batches.Batch, done: RolledBack, written: Written | None) -> StageResult:
+    message = "the batch was rolled back before; nothing was written" if written is None else written.note or None
+    return StageResult(
+        Stage.ROLLBACK,
+        profile_id,
+        batch.batch_id,
+        Verdict.DONE,
+        plan_digest=batch.plan_digest,
+        checks=done.checks,
+        counts={"CANCELED": len(done.cancelled), "LEFT_ALONE": len(done.left_alone)},
+        message=message,
+        tables=_tables(batch, done),
+    )
+
+
+def _tables(batch: batches.Batch, done: RolledBack) -> dict[str, Table]:
+    return {
+        "cancelled": Table(
+            "Rows set to canceled",
+            "The rows this batch wrote or reinstated; none was deleted, and a new batch can reinstate them.",
+            ("symbol", "trade_id", "qty", "price", "filled_at", "order_id"),
+            tuple((i.symbol, i.trade_id, i.qty, i.price, i.filled_at, i.order_id) for i in done.cancelled),
+        ),
+        "left_alone": Table(
+            "Rows left alone",
+            "Another batch owns these rows: cancelling them would reopen its ghosts.",
+            ("order_id", "owner"),
+            done.left_alone,
+        ),
+        "lifecycles": Table(
+            "Open quantity before and after",
+            "Asked of the database inside the transaction; after = before + what was cancelled.",
+            ("symbol", "trade_id", "open_before", "open_after"),
+            tuple((*key, was, now_open) for key, was, now_open in done.lifecycles),
+        ),
+        "acknowledgements": acknowledgements(batch),
+    }

@@ -1,0 +1,117 @@
+"""Real PostgreSQL servers, fresh databases, and the replay data."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from recon.embedded import EmbeddedServer, start
+from recon.embedded_watch import open_lock, try_lock
+
+Servers = Callable[[str], EmbeddedServer]
+
+
+def postgresql_15() -> Path | None:
+    """The folder of a PostgreSQL 15's programs: RECON_TEST_PG_BIN (any version), else the system's."""
+    named = os.environ.get("RECON_TEST_PG_BIN")
+    if named:
+        return Path(named)
+    found = shutil.which("postgres")
+    candidates = [*Path("/usr/lib/postgresql").glob("*/bin"), *([Path(found).parent] if found else [])]
+    return next((folder for folder in candidates if _is_version_15(folder / "postgres")), None)
+
+
+def _is_version_15(program: Path) -> bool:
+    if not program.is_file():
+        return False
+    said = subprocess.run([program, "--version"], capture_output=True, text=True, check=True).stdout
+    return re.search(r"\(PostgreSQL\) 15\b", said) is not None
+
+
+@pytest.fixture(scope="session")
+def bin_dirs() -> dict[str, Path | None]:
+    """Where the programs of each version are; None means the wheel's."""
+    return {"pg18": None, "pg15": postgresql_15()}
+
+
+@pytest.fixture(scope="session")
+def wait_until_stopped() -> Callable[[Path], None]:
+    """Waits until the server that lives in a folder has stopped and its watcher is gone."""
+
+    def wait(folder: Path, seconds: float = 20) -> None:
+        deadline = time.monotonic() + seconds
+        descriptor = open_lock(folder / "watcher.lock")
+        try:
+            while not try_lock(descriptor, shared=True):
+                assert time.monotonic() < deadline, f"the server in {folder} still runs after {seconds} s"
+                time.sleep(0.02)
+        finally:
+            os.close(descriptor)
+
+    return wait
+
+
+@pytest.fixture(scope="session")
+def servers(
+    tmp_path_factory: pytest.TempPathFactory,
+    bin_dirs: dict[str, Path | None],
+    wait_until_stopped: Callable[[Path], None],
+) -> Iterator[Servers]:
+    """Starts a version's server when it is first asked for; all are stopped and deleted at the end."""
+    home = tmp_path_factory.mktemp("recon-home")
+    started: dict[str, EmbeddedServer] = {}
+
+    def get(version: str) -> EmbeddedServer:
+        if version == "pg15" and bin_dirs[version] is None:
+            pytest.skip("no PostgreSQL 15 here: install postgresql-15, or set RECON_TEST_PG_BIN")
+        if version not in started:
+            started[version] = start(home, bin_dir=bin_dirs[version])
+        return started[version]
+
+    yield get
+    for server in started.values():
+        server.close()
+        wait_until_stopped(server.folder)
+        shutil.rmtree(server.folder)
+
+
+@pytest.fixture(params=["pg18", "pg15"])
+def server(request: pytest.FixtureRequest, servers: Servers) -> EmbeddedServer:
+    """A running server of each version."""
+    return servers(request.param)
+
+
+@pytest.fixture
+def database_url(servers: Servers) -> Iterator[str]:
+    """The URL of a fresh, empty database on PostgreSQL 18."""
+    yield from _fresh_database(servers("pg18"))
+
+
+@pytest.fixture
+def database_url_each_version(server: EmbeddedServer) -> Iterator[str]:
+    """The same on each version; the test runs once per version."""
+    yield from _fresh_database(server)
+
+
+def _fresh_database(server: EmbeddedServer) -> Iterator[str]:
+    name = f"test_{uuid.uuid4().hex}"
+    server.create_database(name)
+    yield server.url(name)
+    server.drop_database(name)
+
+
+@pytest.fixture(scope="session")
+def replay() -> Path:
+    """The folder of real account fills that lies beside the project, where it does."""
+    folder = Path(__file__).parents[2] / "shared" / "replay"
+    if not folder.is_dir():
+        pytest.skip("no ../shared/replay beside the project")
+    return folder
