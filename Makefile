@@ -47,7 +47,7 @@ lock:
 	$(if $(PYTHON),,$(error No Python 3.11 or later was found: install one, or name it with make PYTHON=...))
 	$(PYTHON) -m venv --clear --without-pip .venv-lock
 	$(PIP) --python .venv-lock/bin/python install 'uv>=0.9,<1'
-	printf '%s\n' 'hatchling>=1.27,<2' 'editables>=0.5' | .venv-lock/bin/uv pip compile --quiet --universal \
+	echo 'hatchling>=1.27,<2' | .venv-lock/bin/uv pip compile --quiet --universal \
 		--python-version 3.11 --extra test --generate-hashes --only-binary :all: --no-annotate --no-header \
 		--upgrade --output-file requirements.lock pyproject.toml -
 	rm -rf .venv-lock

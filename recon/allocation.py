@@ -81,7 +81,9 @@ class _Allocator:
         for unit in self.units:
             trade = by_key.get(links.get(unit.key, ("", "")))
             if trade is not None:
-                self._give(unit, trade, Grade.LINKED, "its exchange order stands on this trade's rows and on no other's")
+                self._give(
+                    unit, trade, Grade.LINKED, "its exchange order stands on this trade's rows and on no other's"
+                )
 
     def exact_orders(self) -> None:
         orders: dict[str, list[EvidenceUnit]] = defaultdict(list)

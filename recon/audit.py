@@ -267,5 +267,3 @@ def event_counts(connection: Connection, profile_id: str, split_at: datetime | N
     instants = [created_at for (created_at,) in connection.execute(query)]
     before = sum(1 for instant in instants if split_at is None or instant <= split_at)
     return before, len(instants) - before
-
-

@@ -81,7 +81,8 @@ class Batch:
         if (self.state, action) not in TRANSITIONS:
             stands = f"is {self.state.value}" if self.state else "does not exist yet"
             raise Refused(
-                "illegal_transition", f"Batch {self.batch_id} {stands}; {action.value} is not possible. {self.next_command()}"
+                "illegal_transition",
+                f"Batch {self.batch_id} {stands}; {action.value} is not possible. {self.next_command()}",
             )
         return TRANSITIONS[self.state, action][0]
 

@@ -195,9 +195,7 @@ def _evidence_row(case: Case, allocation: Allocation) -> Item:
         filled_at=unit.filled_at,
         exchange_order_id=unit.exchange_order_id,
         client_order_id=unit.client_order_ids[0] if unit.client_order_ids else None,
-        order_id=backfill_order_id(
-            case.profile_id, case.lifecycle.trade_id, unit.exchange_order_id, unit.filled_at
-        ),
+        order_id=backfill_order_id(case.profile_id, case.lifecycle.trade_id, unit.exchange_order_id, unit.filled_at),
         detail=allocation.why,
     )
 
@@ -282,7 +280,10 @@ def _against_row(case: Case, row: Item) -> Iterable[tuple[Reason, str]]:
         yield Reason.DATA_QUALITY, "the last ENTRY row has no price to close the remainder at"
         return
     if not case.columns.quantity.holds(row.qty) or not case.columns.qty.holds(row.qty):
-        yield Reason.UNREPRESENTABLE_QUANTITY, f"orders cannot hold quantity {canonical_decimal(row.qty)} exactly; widen its columns"
+        yield (
+            Reason.UNREPRESENTABLE_QUANTITY,
+            f"orders cannot hold quantity {canonical_decimal(row.qty)} exactly; widen its columns",
+        )
     elif row.price <= 0 or not case.columns.price.holds(row.price):
         yield Reason.UNREPRESENTABLE_QUANTITY, f"orders cannot hold the price of {row.order_id}; widen its column"
     existing = case.existing.get(row.order_id or "")
@@ -327,7 +328,10 @@ def _is_base_fee(case: Case) -> bool:
     base = base_asset(case.lifecycle.symbol)
     parts = [(case.units[take.unit], take.qty) for take in case.takes]
     parts += [(allocation.unit, allocation.qty) for allocation in case.allocations]
-    paid = sum((Fraction(dict(unit.fees).get(base, ZERO)) * Fraction(qty) / Fraction(unit.qty) for unit, qty in parts), Fraction(0))
+    paid = sum(
+        (Fraction(dict(unit.fees).get(base, ZERO)) * Fraction(qty) / Fraction(unit.qty) for unit, qty in parts),
+        Fraction(0),
+    )
     return paid == Fraction(case.remainder)
 
 

@@ -92,7 +92,9 @@ def explain(error: DBAPIError) -> ReconError:
             "pg_locks, then run again.",
         )
     if state == QUERY_CANCELED:
-        return Refused("statement_timeout", f"A statement took too long and was canceled ({said}). Nothing was written.")
+        return Refused(
+            "statement_timeout", f"A statement took too long and was canceled ({said}). Nothing was written."
+        )
     if error.connection_invalidated or state is None or state[:2] in ("08", "57", "53"):
         return ReconError(
             "database_unreachable",

@@ -250,12 +250,12 @@ class _OrderBook:
             and sum((units[key].qty for key in keys), ZERO) == row.quantity
         )
 
-    def _take_best(self, row: OrderRow, orders: Sequence[list[UnitKey]], instant: int | None) -> bool:
+    def _take_best(self, row: OrderRow, orders: Sequence[Sequence[UnitKey]], instant: int | None) -> bool:
         """Spend from the nearest of the orders: by the given instant, or by any when None."""
         if not orders:
             return False
 
-        def rank(keys: list[UnitKey]) -> tuple[timedelta, str]:
+        def rank(keys: Sequence[UnitKey]) -> tuple[timedelta, str]:
             measured = keys if instant is None else [keys[instant]]
             return (min(_distance(row, key) for key in measured), keys[0][2])
 

@@ -9,17 +9,18 @@ from __future__ import annotations
 import os
 import platform
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from decimal import localcontext
+from decimal import Context, localcontext
 from importlib.metadata import version
 
 import sqlalchemy as sa
 
-from recon import demo
+from recon import batches, demo
 from recon.database import shown_url, transaction
-from recon.domain import Cell, Reason, Stage, StageResult, Table, Verdict
+from recon.domain import Cell, Reason, Stage, StageResult, State, Table, Verdict
 from recon.errors import ReconError
-from recon.identity import check_batch_id
+from recon.identity import advisory_key, check_batch_id
 from recon.plan import EXACT
 from recon.settings import Settings, load_settings
 from recon.stages.apply import apply
@@ -28,7 +29,14 @@ from recon.stages.detect import detect
 from recon.stages.dry_run import dry_run
 from recon.stages.rollback import rollback
 from recon.stages.validate import validate
-from recon.workspace import RUN_VARIABLE, Workspace, open_workspace, reset_demo
+from recon.workspace import (
+    RUN_VARIABLE,
+    Workspace,
+    demo_settings,
+    open_workspace,
+    passed_by_runner,
+    reset_demo,
+)
 
 STAGES: Mapping[Stage, Callable[[Workspace, str, str], StageResult]] = {
     Stage.DETECT: detect,
@@ -64,6 +72,8 @@ def open_incident(stage: str, profile_id: str, batch_id: str) -> Incident:
     check_batch_id(batch_id)
     this = Stage(stage)
     settings = load_settings()
+    if passed_by_runner().get("demo"):
+        settings = demo_settings(settings)
     if settings.is_demo and RUN_VARIABLE not in os.environ:
         work = _rehearse(this, settings, profile_id, batch_id)
     else:
@@ -71,10 +81,15 @@ def open_incident(stage: str, profile_id: str, batch_id: str) -> Incident:
     return Incident(this, profile_id, batch_id, work, _card(this, work, profile_id, batch_id))
 
 
+def exact() -> AbstractContextManager[Context]:
+    """A decimal context in which arithmetic raises instead of rounding (invariant 9)."""
+    return localcontext(EXACT)
+
+
 def run_stage(work: Workspace, stage: Stage, profile_id: str, batch_id: str) -> StageResult:
     """Run a stage in exact arithmetic; a `ReconError` becomes a NO_GO (refused) or FAILED result."""
     try:
-        with localcontext(EXACT):
+        with exact():
             return STAGES[stage](work, profile_id, batch_id)
     except ReconError as error:
         verdict = Verdict.NO_GO if error.exit_status == 3 else Verdict.FAILED
@@ -101,16 +116,42 @@ def _rehearse(stage: Stage, settings: Settings, profile_id: str, batch_id: str) 
 
 def approve_demo(work: Workspace, batch_id: str) -> None:
     """Approve the demo's plan with the demo's own acknowledgements; writes."""
-    with localcontext(EXACT):
+    with exact():
         approve(work, batch_id, demo.DEMO_REVIEWER, demo.acknowledgements())
+
+
+def commit_outcome(stage: Stage, settings: Settings, batch_id: str) -> str:
+    """One sentence on what became of an apply or rollback whose notebook gave no result; reads only.
+
+    The batch's state changes in the same transaction as the rows, so it tells: committed, rolled back or unknown.
+    """
+    after = {Stage.APPLY: (State.APPLIED, State.VALIDATED), Stage.ROLLBACK: (State.ROLLED_BACK,)}[stage]
+    try:
+        with transaction(open_workspace(stage, settings).engine, read_only=True) as connection:
+            batch = batches.load(connection, batch_id)
+            key = sa.literal(advisory_key(batch.profile_id), sa.BigInteger)
+            idle = connection.execute(sa.select(sa.func.pg_try_advisory_xact_lock(key))).scalar_one()
+            state = batches.load(connection, batch_id).state
+    except ReconError as error:
+        return f"Whether it committed is unknown ({error.code}); `recon status` tells when the database answers."
+    if state in after:
+        return f"The database says committed: the batch is {state}."
+    if not idle:
+        return "Whether it commits is unknown: its transaction is still running; ask `recon status` again."
+    return f"The database says rolled back: the batch is {state or 'unknown here'}, and nothing was written."
 
 
 def _card(stage: Stage, work: Workspace, profile_id: str, batch_id: str) -> Table:
     with transaction(work.engine, read_only=True) as connection:
         server = connection.execute(sa.text("SHOW server_version")).scalar_one()
         now = work.now(connection)
-    where = f"embedded demo, database {work.engine.url.database}" if work.settings.is_demo else shown_url(work.engine.url)
-    flags = {name: f"{value} (the demo's, unset)" if name in work.assumed_flags else value for name, value in work.settings.flags().items()}
+    where = (
+        f"embedded demo, database {work.engine.url.database}" if work.settings.is_demo else shown_url(work.engine.url)
+    )
+    flags = {
+        name: f"{value} (the demo's, unset)" if name in work.assumed_flags else value
+        for name, value in work.settings.flags().items()
+    }
     if not work.settings.recon_exit_backfill_require_pause:
         flags[Reason.PROFILE_NOT_PAUSED.value] = "not checked: this profile may be trading while it is repaired"
     rows: list[tuple[Cell, ...]] = [

@@ -65,13 +65,16 @@ class Lifecycle:
 
     @property
     def begin(self) -> datetime:
-        """The earliest created_at or filled_at of its ENTRY rows; a row often carries its last fill's time."""
-        return min(min(row.created_at, row.filled_at) for row in self.entries)
+        """The earliest created_at or filled_at of its ENTRY rows; a row often carries its last fill's time.
+
+        A trade that negative exits alone keep open has no ENTRY row: there every row counts.
+        """
+        return min(min(row.created_at, row.filled_at) for row in self.entries or self.rows)
 
     @property
     def last_entry(self) -> OrderRow:
-        """The ENTRY row filled last, ties by order_id."""
-        return max(self.entries, key=lambda row: (row.filled_at, row.order_id))
+        """The ENTRY row filled last, ties by order_id; without any, the last row."""
+        return max(self.entries or self.rows, key=lambda row: (row.filled_at, row.order_id))
 
 
 def known_side(raw: str | None) -> Side | None:

@@ -18,27 +18,14 @@ import sqlalchemy as sa
 from sqlalchemy.dialects.postgresql import BIT, JSONB
 from sqlalchemy.dialects.postgresql import insert as pg_insert
 from sqlalchemy.engine import Connection
-from sqlalchemy.exc import DBAPIError, NoSuchTableError
+from sqlalchemy.exc import DBAPIError
 from sqlalchemy.sql.elements import ColumnElement
 
 from recon.allocation import TradeKey
-from recon.criteria import Amount, Columns
 from recon.database import INVALID_TEXT, sqlstate
 from recon.domain import BACKFILL_PREFIX, FILLED, Item, OrderRow
 from recon.errors import Refused
-
-REQUIRED = (
-    "order_id", "profile_id", "symbol", "trade_id", "action", "status", "quantity", "qty", "price", "filled_at",
-    "created_at", "updated_at",
-)  # fmt: skip
-OPTIONAL = ("side", "exchange_order_id", "client_order_id")
-KNOWN_TYPES = {
-    "order_id": "text", "profile_id": "text", "symbol": "text", "trade_id": "text", "action": "text",
-    "status": "text", "quantity": "numeric", "qty": "numeric", "price": "numeric", "filled_at": "timestamptz",
-    "created_at": "timestamptz", "updated_at": "timestamptz",
-}  # fmt: skip
-FLOAT_DIGITS = 15
-"""Decimal digits that a double precision column gives back unchanged."""
+from recon.orders_schema import OPTIONAL, Schema, read_schema
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,42 +46,18 @@ class OpenLifecycle:
 class Orders:
     """The reflected table with what recon needs to know about it."""
 
-    def __init__(self, table: sa.Table, conflict: tuple[str, ...]) -> None:
-        """Keep the table and the columns of the unique index that covers order_id."""
-        self.table = table
-        self.conflict = conflict
-        self.columns = Columns(
-            quantity=_amount(table.c.quantity.type),
-            qty=_amount(table.c.qty.type),
-            price=_amount(table.c.price.type),
-            has_side="side" in table.c,
-            has_exchange_order_id="exchange_order_id" in table.c,
-        )
-        self.naive_times = tuple(
-            name
-            for name in ("filled_at", "created_at", "updated_at")
-            if not getattr(table.c[name].type, "timezone", False)
-        )
+    def __init__(self, schema: Schema) -> None:
+        """Work on the table that `schema` describes."""
+        self.table = schema.table
+        self.conflict = schema.conflict
+        self.columns = schema.columns
+        self.naive_times = schema.naive_times
+        self._copied = schema.copied
 
     @classmethod
     def reflect(cls, connection: Connection) -> Orders:
-        """Read the table's definition. Raises `Refused` (orders_unsuitable) with the DDL that would help."""
-        try:
-            table = sa.Table("orders", sa.MetaData(), autoload_with=connection)
-        except NoSuchTableError:
-            raise _unsuitable("there is no table orders on the search path", []) from None
-        missing = [name for name in REQUIRED if name not in table.c]
-        if missing:
-            ddl = [f"ALTER TABLE orders ADD COLUMN {name} {KNOWN_TYPES[name]};" for name in missing]
-            raise _unsuitable(f"orders lacks the column{'s' * (len(missing) > 1)} {', '.join(missing)}", ddl)
-        _check_types(table)
-        conflict = _unique_index(connection, table)
-        if conflict is None:
-            raise _unsuitable(
-                "no unique index of orders covers order_id (alone, or with profile_id)",
-                ["CREATE UNIQUE INDEX CONCURRENTLY orders_order_id_key ON orders (order_id);"],
-            )
-        return cls(table, conflict)
+        """Read the table's definition; reads only. Raises `Refused` (orders_unsuitable) with the DDL that would help."""
+        return cls(read_schema(connection))
 
     def profile(self, profile_id: str) -> ColumnElement[bool]:
         """The equality on profile_id that every statement carries, in the column's own type."""
@@ -118,7 +81,7 @@ class Orders:
         One signed sum decides, exactly, in numeric; open ones come with over-closed ones (negative).
         """
         table = self.table
-        quantity = sa.func.coalesce(self._number("quantity"), self._number("qty"), 0)
+        quantity = self._counted()
         entry = sa.func.sum(sa.case((self._text("action") == "ENTRY", quantity), else_=0))
         leave = sa.func.sum(sa.case((self._text("action") == "EXIT", quantity), else_=0))
         query = (
@@ -180,14 +143,16 @@ class Orders:
         )
         return {trade_id: f"{count}:{total}" for trade_id, count, total in connection.execute(query)}
 
-    def overspent(self, connection: Connection, profile_id: str, limits: Sequence[tuple[str, str, Decimal]]) -> list[str]:
+    def overspent(
+        self, connection: Connection, profile_id: str, limits: Sequence[tuple[str, str, Decimal]]
+    ) -> list[str]:
         """Units, by name, of which the rows hold more than their limit; reads only.
 
         `limits` are (order_id, name of the unit, quantity available of it).
         """
         rows = [{"order_id": order_id, "unit": unit, "available": str(qty)} for order_id, unit, qty in limits]
         limit = _records(rows, {"order_id": sa.Text(), "unit": sa.Text(), "available": sa.Numeric()}, "limits")
-        quantity = sa.func.coalesce(self._number("quantity"), self._number("qty"), 0)
+        quantity = self._counted()
         query = (
             sa.select(limit.c.unit)
             .select_from(self.table.join(limit, self._text("order_id") == limit.c.order_id))
@@ -203,7 +168,12 @@ class Orders:
         connection.execute(sa.text(f"LOCK TABLE {name} IN SHARE ROW EXCLUSIVE MODE"))
 
     def insert(
-        self, connection: Connection, profile_id: str, items: Sequence[Item], entries: Mapping[TradeKey, str], now: datetime
+        self,
+        connection: Connection,
+        profile_id: str,
+        items: Sequence[Item],
+        entries: Mapping[TradeKey, str],
+        now: datetime,
     ) -> set[str]:
         """Insert the items' rows; writes. Returns the ids that were new: a conflict inserts nothing.
 
@@ -214,7 +184,7 @@ class Orders:
         values = self._values(items, entries)
         entry = self.table.alias("entry")
         written = self._written(profile_id, values, now)
-        copied = {name: entry.c[name] for name in self._copied()}
+        copied = {name: entry.c[name] for name in self._copied}
         rows = sa.select(*written.values(), *copied.values()).select_from(
             values.join(entry, (sa.cast(entry.c.order_id, sa.Text) == values.c.entry_order_id))
         )
@@ -228,7 +198,14 @@ class Orders:
         return {order_id for (order_id,) in connection.execute(statement)}
 
     def set_status(
-        self, connection: Connection, profile_id: str, order_ids: Collection[str], *, before: Collection[str], after: str, now: datetime
+        self,
+        connection: Connection,
+        profile_id: str,
+        order_ids: Collection[str],
+        *,
+        before: Collection[str],
+        after: str,
+        now: datetime,
     ) -> set[str]:
         """Compare and set the status of BFILL rows; writes status and updated_at alone. Returns the ids changed."""
         table = self.table
@@ -240,7 +217,10 @@ class Orders:
                 self._text("order_id").like(f"{BACKFILL_PREFIX}%"),
                 self._text("status").in_(sorted(before)),
             )
-            .values(status=sa.cast(sa.literal(after, sa.Text), table.c.status.type), updated_at=self._stamp("updated_at", now))
+            .values(
+                status=sa.cast(sa.literal(after, sa.Text), table.c.status.type),
+                updated_at=self._stamp("updated_at", now),
+            )
             .returning(self._text("order_id"))
         )
         return {order_id for (order_id,) in connection.execute(statement)}
@@ -251,6 +231,12 @@ class Orders:
     def _number(self, name: str) -> ColumnElement[Decimal]:
         return sa.cast(self.table.c[name], sa.Numeric)
 
+    def _counted(self) -> ColumnElement[Decimal]:
+        """COALESCE(quantity, qty, 0), with 0 for what is not a finite number; such a row is `data_quality`."""
+        quantity = sa.func.coalesce(self._number("quantity"), self._number("qty"), 0)
+        strange = [sa.cast(sa.literal(text, sa.Text), sa.Numeric) for text in ("NaN", "Infinity", "-Infinity")]
+        return sa.case((quantity.in_(strange), 0), else_=quantity)
+
     def _instant(self, name: str) -> ColumnElement[datetime]:
         column = self.table.c[name]
         return sa.func.timezone("UTC", column) if name in self.naive_times else column
@@ -259,10 +245,13 @@ class Orders:
         value = sa.literal(instant, sa.DateTime(timezone=True)) if isinstance(instant, datetime) else instant
         return sa.func.timezone("UTC", value) if name in self.naive_times else value
 
-    def _reading(self) -> sa.Select[Any]:
+    def _reading(self) -> sa.Select[*tuple[Any, ...]]:
         optional = [self._text(name) if name in self.table.c else sa.cast(sa.null(), sa.Text) for name in OPTIONAL]
         return sa.select(
-            *(self._text(name).label(name) for name in ("order_id", "profile_id", "symbol", "trade_id", "action", "status")),
+            *(
+                self._text(name).label(name)
+                for name in ("order_id", "profile_id", "symbol", "trade_id", "action", "status")
+            ),
             *(self._number(name).label(name) for name in ("quantity", "qty", "price")),
             *(self._instant(name).label(name) for name in ("filled_at", "created_at")),
             *(column.label(name) for name, column in zip(OPTIONAL, optional, strict=True)),
@@ -272,14 +261,6 @@ class Orders:
         row = sa.func.md5(sa.cast(sa.literal_column(self.table.name), sa.Text))
         number = sa.cast(sa.cast(sa.literal("x").concat(sa.func.substr(row, 1, 16)), BIT(64)), sa.BigInteger)
         return sa.func.count(), sa.func.sum(number)
-
-    def _copied(self) -> list[str]:
-        """NOT NULL columns without default that recon does not know."""
-        return [
-            column.name
-            for column in self.table.columns
-            if column.name not in (*REQUIRED, *OPTIONAL) and _must_be_given(column)
-        ]
 
     def _values(self, items: Sequence[Item], entries: Mapping[TradeKey, str]) -> sa.TableValuedAlias:
         rows = [
@@ -320,7 +301,7 @@ class Orders:
         return {name: sa.cast(cell, table.c[name].type) for name, cell in cells.items() if name in table.c}
 
 
-def _order_row(row: Mapping[str, Any]) -> OrderRow:
+def _order_row(row: sa.RowMapping) -> OrderRow:
     quantity, qty = row["quantity"], row["qty"]
     counted = quantity if quantity is not None else qty
     filled_at, created_at = row["filled_at"], row["created_at"]
@@ -374,52 +355,3 @@ def _records(rows: Sequence[Mapping[str, Any]], kinds: Mapping[str, Any], name: 
 
 def _array(values: Iterable[str]) -> ColumnElement[Any]:
     return sa.cast(sa.literal(sorted(values), sa.ARRAY(sa.Text)), sa.ARRAY(sa.Text))
-
-
-def _amount(kind: Any) -> Amount:
-    if isinstance(kind, sa.Float):
-        return Amount(significant=FLOAT_DIGITS)
-    if isinstance(kind, sa.Integer):
-        return Amount(scale=0)
-    return Amount(scale=kind.scale if kind.precision is not None else None, precision=kind.precision)
-
-
-def _must_be_given(column: sa.Column[Any]) -> bool:
-    return not (column.nullable or column.server_default is not None or column.identity or column.computed)
-
-
-def _check_types(table: sa.Table) -> None:
-    texts = (sa.String, sa.Enum)
-    if not isinstance(table.c.order_id.type, sa.String) or (table.c.order_id.type.length or 38) < 38:
-        raise _unsuitable("order_id cannot hold BFILL- and 32 hex digits", ["ALTER TABLE orders ALTER COLUMN order_id TYPE text;"])
-    for name in ("quantity", "qty", "price"):
-        if not isinstance(table.c[name].type, sa.Numeric | sa.Integer):
-            raise _unsuitable(f"{name} is not a number", [f"ALTER TABLE orders ALTER COLUMN {name} TYPE numeric USING {name}::numeric;"])
-    for name in ("filled_at", "created_at", "updated_at"):
-        if not isinstance(table.c[name].type, sa.DateTime):
-            raise _unsuitable(f"{name} is not a timestamp", [f"ALTER TABLE orders ALTER COLUMN {name} TYPE timestamptz USING {name}::timestamptz;"])
-    for name in ("symbol", "action", "status"):
-        if not isinstance(table.c[name].type, texts):
-            raise _unsuitable(f"{name} is not text", [f"ALTER TABLE orders ALTER COLUMN {name} TYPE text;"])
-
-
-def _unique_index(connection: Connection, table: sa.Table) -> tuple[str, ...] | None:
-    """The columns of a whole, plain unique index on order_id alone, else on profile_id and order_id."""
-    inspector = sa.inspect(connection)
-    found = [inspector.get_pk_constraint(table.name, schema=table.schema)["constrained_columns"]]
-    found += [c["column_names"] for c in inspector.get_unique_constraints(table.name, schema=table.schema)]
-    found += [
-        index["column_names"]
-        for index in inspector.get_indexes(table.name, schema=table.schema)
-        if index["unique"] and not index.get("dialect_options", {}).get("postgresql_where") and "expressions" not in index
-    ]
-    for wanted in ({"order_id"}, {"profile_id", "order_id"}):
-        for columns in found:
-            if set(columns) == wanted:
-                return tuple(str(column) for column in columns)
-    return None
-
-
-def _unsuitable(what: str, ddl: Sequence[str]) -> Refused:
-    remedy = f" This would help: {' '.join(ddl)}" if ddl else ""
-    return Refused("orders_unsuitable", f"The orders table cannot be worked on: {what}.{remedy}")

@@ -93,9 +93,7 @@ def build_plan(
         cases = _cases(facts, rules, ledger, still_open, allocations, batch_reasons or {})
         judgements = tuple(judge(case) for case in cases if scope.holds(case.lifecycle))
         document = _document(facts, rules, judgements)
-    return Plan(
-        facts.profile_id, judgements, ledger, document, digest(document), len(still_open), dict(ledger.left)
-    )
+    return Plan(facts.profile_id, judgements, ledger, document, digest(document), len(still_open), dict(ledger.left))
 
 
 def book(facts: Facts, lifecycles: Mapping[TradeKey, Lifecycle]) -> Ledger:
@@ -128,11 +126,10 @@ def _allocations(
         units = [unit for unit in ledger.units.values() if (unit.symbol, unit.side) == group]
         links = _links(units, facts.rows, unfilled_only=group in shared)
         made += allocate(candidates, units, ledger.left, links, shared=group in shared)
-    for allocation in made:
-        ledger.left[allocation.unit.key] -= allocation.qty
     begins = {key: lifecycle.begin for key, lifecycle in lifecycles.items() if lifecycle.entries}
     by_trade: dict[TradeKey, list[Allocation]] = defaultdict(list)
     for allocation in lay_out(ledger, made, begins):
+        ledger.left[allocation.unit.key] -= allocation.qty
         by_trade[allocation.trade].append(allocation)
     return by_trade
 
@@ -146,9 +143,7 @@ def _shared(takes: Iterable[Take]) -> set[tuple[str, Side]]:
     return {order[:2] for order, on in trades.items() if len(on) > 1}
 
 
-def _links(
-    units: Iterable[EvidenceUnit], rows: Iterable[OrderRow], *, unfilled_only: bool
-) -> dict[UnitKey, TradeKey]:
+def _links(units: Iterable[EvidenceUnit], rows: Iterable[OrderRow], *, unfilled_only: bool) -> dict[UnitKey, TradeKey]:
     """For each unit the one trade on whose rows its exchange or client order id stands, if it is one.
 
     Where orders are split over trades a filled row tells how much of the order was its trade's, not whose the

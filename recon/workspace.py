@@ -91,7 +91,9 @@ class Workspace:
         return {Reason.PAUSE_UNKNOWN if unknown else Reason.PROFILE_NOT_PAUSED: answer.detail}
 
 
-def open_workspace(stage: Stage | None = None, settings: Settings | None = None, *, database: str = DEMO_DATABASE) -> Workspace:
+def open_workspace(
+    stage: Stage | None = None, settings: Settings | None = None, *, database: str = DEMO_DATABASE
+) -> Workspace:
     """The workspace that the settings describe, with the scope that the runner passed.
 
     On the embedded demo it starts the server and, once, loads the incident into `database`. Raises `UsageError`
@@ -146,9 +148,24 @@ def reset_demo(settings: Settings, database: str = DEMO_DATABASE) -> None:
         audit.create_tables(connection)
 
 
+def demo_settings(settings: Settings) -> Settings:
+    """The demo's settings, whatever is configured: defaults, with this machine's folders and actor."""
+    return Settings.model_construct(
+        recon_home=settings.recon_home,
+        recon_reports_dir=settings.recon_reports_dir,
+        recon_actor=settings.recon_actor,
+    )
+
+
+def passed_by_runner() -> dict[str, Any]:
+    """What the runner passed to this kernel: its scope, and whether it is the demo; empty outside a run."""
+    passed: dict[str, Any] = json.loads(os.environ.get(RUN_VARIABLE, "{}"))
+    return passed
+
+
 def run_scope() -> Scope:
     """The scope that the runner passed to this kernel; everything when there is none."""
-    passed: dict[str, Any] = json.loads(os.environ.get(RUN_VARIABLE, "{}"))
+    passed = passed_by_runner()
     return Scope(tuple(passed.get("trade_ids", ())), tuple(passed.get("symbols", ())))
 
 
@@ -159,5 +176,7 @@ def reflect(connection: Connection, profile_id: str) -> Orders:
     """
     orders = Orders.reflect(connection)
     if not orders.has_rows(connection, profile_id):
-        raise Refused("unknown_profile", f"Profile {profile_id!r} has no row in orders. Check the name; it is case-sensitive.")
+        raise Refused(
+            "unknown_profile", f"Profile {profile_id!r} has no row in orders. Check the name; it is case-sensitive."
+        )
     return orders

@@ -65,7 +65,10 @@ def dry_run(*items: Item, verdict: Verdict = Verdict.GO, rows: int = 2) -> Stage
         "batch-1",
         verdict,
         plan_digest="ab" * 32,
-        checks=(Check("paused", True, "PAUSED"), Check("no_no_go", verdict is Verdict.GO, "Expected none, found some.")),
+        checks=(
+            Check("paused", True, "PAUSED"),
+            Check("no_no_go", verdict is Verdict.GO, "Expected none, found some."),
+        ),
         counts={"NO_GO": 1, "DRY_RUN": 2},
         items=items,
         tables=tables,
@@ -80,7 +83,9 @@ def done(stage: Stage, rows: int = 2) -> StageResult:
 
 def refused(stage: Stage = Stage.APPLY) -> StageResult:
     """A stage that was refused, without any table."""
-    return StageResult(stage, "demo", "batch-1", Verdict.NO_GO, code="stale_plan", message="The plan changed. Plan again.")
+    return StageResult(
+        stage, "demo", "batch-1", Verdict.NO_GO, code="stale_plan", message="The plan changed. Plan again."
+    )
 
 
 def executed(result: StageResult, *sources: str) -> NotebookNode:

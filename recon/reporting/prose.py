@@ -88,7 +88,7 @@ def _apply_shows(result: StageResult) -> Iterator[str]:
     yield f"{count(_rows(result, 'applied'), 'row')} of the approved plan in the orders table: {_decisions(result)}."
     yield f"{count(_rows(result, 'left_open'), 'quantity', 'quantities')} left open on purpose, with the reason."
     held = sum(check.ok for check in result.checks)
-    yield f"{held} of {count(len(result.checks), 'check')} held before the transaction was committed."
+    yield f"Checks that held before the transaction was committed: {held} of {len(result.checks)}."
 
 
 def _apply_limits(_: StageResult) -> Iterator[str]:
@@ -98,7 +98,7 @@ def _apply_limits(_: StageResult) -> Iterator[str]:
 
 def _validate_shows(result: StageResult) -> Iterator[str]:
     held = sum(check.ok for check in result.checks)
-    yield f"{held} of {count(len(result.checks), 'check')} hold on {count(_rows(result, 'targets'), 'target')}."
+    yield f"Checks that hold on {count(_rows(result, 'targets'), 'target')}: {held} of {len(result.checks)}."
     yield f"{count(_rows(result, 'acknowledgements'), 'acknowledgement')}, repeated here by name."
     yield (
         f"{count(_rows(result, 'runbook_open'), 'lifecycle')} still open by the runbook's query, and "

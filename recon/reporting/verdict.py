@@ -109,7 +109,7 @@ def _lines(result: StageResult) -> list[str]:
     if result.checks:
         passed = len(result.checks) - len(failed)
         but = f"; failed: {', '.join(failed)}" if failed else ""
-        lines.append(f"{passed} of {count(len(result.checks), 'check')} hold{but}.")
+        lines.append(f"Checks that hold: {passed} of {len(result.checks)}{but}.")
     if result.plan_digest:
         lines.append(f"Plan digest {result.plan_digest}.")
     return lines

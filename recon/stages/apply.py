@@ -149,9 +149,7 @@ def _recompute(work: Workspace, held: Held, snapshot: Snapshot | None) -> Plan:
     batch = held.batch
     scope = batch.scope or {}
     facts = gather(held.connection, held.orders, batch.profile_id, snapshot)
-    plan = build_plan(
-        facts, work.rules, Scope(tuple(scope.get("trade_ids", ())), tuple(scope.get("symbols", ())))
-    )
+    plan = build_plan(facts, work.rules, Scope(tuple(scope.get("trade_ids", ())), tuple(scope.get("symbols", ()))))
     if plan.digest != batch.plan_digest:
         raise StalePlan(
             "stale_plan",
@@ -215,8 +213,12 @@ def _invariants(
     unchanged = held.orders.digest(connection, profile_id, without=own)
     over = _overspent(held, plan, released)
     checks = (
-        Check("open_quantities", not wrong, f"targets whose open quantity is not as planned: {', '.join(wrong) or 'none'}"),
-        Check("other_rows_unchanged", unchanged == others, f"digest of all other rows before {others}, after {unchanged}"),
+        Check(
+            "open_quantities", not wrong, f"targets whose open quantity is not as planned: {', '.join(wrong) or 'none'}"
+        ),
+        Check(
+            "other_rows_unchanged", unchanged == others, f"digest of all other rows before {others}, after {unchanged}"
+        ),
         Check("evidence_spent_once", not over, f"units spent beyond what the fills give: {', '.join(over) or 'none'}"),
     )
     return checks, tuple(rows)
@@ -315,7 +317,16 @@ def _result(batch: Batch, done: Applied, written: Written | None) -> StageResult
 
 def _applied(done: Applied) -> Table:
     rows = tuple(
-        (item.symbol, item.trade_id, decision.value, item.reason.value, item.qty, item.price, item.filled_at, item.order_id)
+        (
+            item.symbol,
+            item.trade_id,
+            decision.value,
+            item.reason.value,
+            item.qty,
+            item.price,
+            item.filled_at,
+            item.order_id,
+        )
         for item, decision in done.decisions
     )
     return Table(
@@ -339,7 +350,9 @@ def _left(done: Applied) -> Table:
 def acknowledgements(batch: Batch) -> Table:
     """Who acknowledged what, and why; shown in every report after the approval."""
     approval = batch.approval or {}
-    rows = tuple((trade, why, approval.get("by")) for trade, why in sorted(approval.get("acknowledgements", {}).items()))
+    rows = tuple(
+        (trade, why, approval.get("by")) for trade, why in sorted(approval.get("acknowledgements", {}).items())
+    )
     return Table(
         "Acknowledgements",
         "Trades that a person named at approval, with the reason given.",

@@ -13,6 +13,7 @@ from recon.batches import Action
 from recon.database import transaction
 from recon.domain import BATCH_REASONS, Decision, Item, Reason
 from recon.errors import Refused
+from recon.identity import canonical_decimal, canonical_time
 from recon.plan import item_from
 from recon.workspace import Workspace
 
@@ -30,6 +31,19 @@ class Approval:
     expires_at: datetime
     released: tuple[Item, ...]
     acknowledgements: Mapping[str, str]
+    profile_id: str
+
+    def document(self) -> dict[str, Any]:
+        """The document that is approved and that apply executes."""
+        return {
+            "batch_id": self.batch_id,
+            "profile_id": self.profile_id,
+            "plan_digest": self.plan_digest,
+            "items": [item.order_id for item in self.released],
+            "acknowledgements": dict(self.acknowledgements),
+            "by": self.by,
+            "expires_at": canonical_time(self.expires_at),
+        }
 
 
 def approve(work: Workspace, batch_id: str, by: str, acknowledge: Sequence[str] = ()) -> Approval:
@@ -50,9 +64,8 @@ def approve(work: Workspace, batch_id: str, by: str, acknowledge: Sequence[str] 
         given = _acknowledgements(plan, acknowledge)
         released = _released(plan, given)
         now = work.now(connection)
-        approval = Approval(batch_id, batch.plan_digest or "", by, now + VALID_FOR, released, given)
-        document = approval_document(approval, batch.profile_id)
-        batches.save(connection, replace(approved, approval=document), actor=work.actor, now=now)
+        approval = Approval(batch_id, batch.plan_digest or "", by, now + VALID_FOR, released, given, batch.profile_id)
+        batches.save(connection, replace(approved, approval=approval.document()), actor=work.actor, now=now)
         audit.append(
             connection,
             batch_id=batch_id,
@@ -65,19 +78,6 @@ def approve(work: Workspace, batch_id: str, by: str, acknowledge: Sequence[str] 
     return approval
 
 
-def approval_document(approval: Approval, profile_id: str) -> dict[str, Any]:
-    """The document that is approved and that apply executes."""
-    return {
-        "batch_id": approval.batch_id,
-        "profile_id": profile_id,
-        "plan_digest": approval.plan_digest,
-        "items": [item.order_id for item in approval.released],
-        "acknowledgements": dict(approval.acknowledgements),
-        "by": approval.by,
-        "expires_at": approval.expires_at,
-    }
-
-
 def summary(approval: Approval) -> list[str]:
     """What was released, per symbol and reason, one line each, for the person who approved it."""
     groups: dict[tuple[str, Reason], list[Item]] = {}
@@ -87,10 +87,10 @@ def summary(approval: Approval) -> list[str]:
     for (symbol, reason), items in sorted(groups.items()):
         qty = sum((item.qty or Decimal(0) for item in items), Decimal(0))
         notional = sum(((item.qty or Decimal(0)) * (item.price or Decimal(0)) for item in items), Decimal(0))
-        lines.append(f"{symbol} {reason}: {len(items)} rows, quantity {qty:f}, notional {notional:f}")
+        lines.append(
+            f"{symbol} {reason}: {len(items)} rows, quantity {canonical_decimal(qty)}, notional {canonical_decimal(notional)}"
+        )
     return lines
-
-
 
 
 def _acknowledgements(plan: Mapping[str, Any], texts: Sequence[str]) -> dict[str, str]:
@@ -106,7 +106,9 @@ def _acknowledgements(plan: Mapping[str, Any], texts: Sequence[str]) -> dict[str
         if not why:
             raise Refused("reason_missing", f"--acknowledge {trade_id}= gives no reason; it is shown in every report.")
         if not targets[trade_id]["needs_acknowledgement"]:
-            raise Refused("nothing_to_acknowledge", f"Trade {trade_id} is released without acknowledgement; leave it out.")
+            raise Refused(
+                "nothing_to_acknowledge", f"Trade {trade_id} is released without acknowledgement; leave it out."
+            )
         given[trade_id] = why
     return given
 
@@ -128,7 +130,9 @@ def _released(plan: Mapping[str, Any], given: Mapping[str, str]) -> tuple[Item, 
             "dry_run_failed",
             f"The dry run failed its own checks: {', '.join(plan['failed_checks'])}. Run dry-run again.",
         )
-    missing = [target for target in plan["targets"] if target["needs_acknowledgement"] and target["trade_id"] not in given]
+    missing = [
+        target for target in plan["targets"] if target["needs_acknowledgement"] and target["trade_id"] not in given
+    ]
     if missing:
         listed = "; ".join(f"{target['trade_id']} ({', '.join(target['reasons'])})" for target in missing)
         raise Refused(

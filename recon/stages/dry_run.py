@@ -181,7 +181,9 @@ def _before(
         Check("candidates_present", bool(rows), offered),
         Check("no_target_is_no_go", not blocked, f"reasons found: {', '.join(blocked) or 'none'}"),
         Check("quantities_rest_on_fills", *_on_fills(plan)),
-        Check("audit_writable", not unavailable, unavailable or "an audit row was written in a savepoint and taken back"),
+        Check(
+            "audit_writable", not unavailable, unavailable or "an audit row was written in a savepoint and taken back"
+        ),
         Check(
             "reading_wrote_nothing",
             reading.transaction_id is None,
@@ -255,7 +257,16 @@ def _allocations(plan: Plan) -> Table:
         for made in judgement.allocations:
             unit = made.unit
             rows.append(
-                (*made.trade, unit.exchange_order_id, unit.filled_at, unit.qty, made.qty, unit.price, made.grade.value, made.why)
+                (
+                    *made.trade,
+                    unit.exchange_order_id,
+                    unit.filled_at,
+                    unit.qty,
+                    made.qty,
+                    unit.price,
+                    made.grade.value,
+                    made.why,
+                )
             )
     return Table(
         "Allocations",
@@ -308,10 +319,11 @@ def _notes(snapshot: Snapshot | None, facts: Facts) -> Table:
     notes = ["No exchange is configured (RECON_EXCHANGE): positions are unknown."]
     if snapshot is not None:
         start, end = snapshot.window.start, snapshot.window.end
-        notes = [f"Fills from {start:%Y-%m-%d %H:%M:%S} to {end:%Y-%m-%d %H:%M:%S} UTC are evidence; older ones are not."]
+        notes = [
+            f"Fills from {start:%Y-%m-%d %H:%M:%S} to {end:%Y-%m-%d %H:%M:%S} UTC are evidence; older ones are not."
+        ]
         notes += snapshot.notes
     assumed = sum(row.is_filled and row.filled_at_assumed for row in facts.rows)
     if assumed:
         notes.append(f"filled_at is NULL on {assumed} filled rows; created_at stands in.")
     return Table("Notes", "Each line limits what this plan can say.", ("note",), tuple((note,) for note in notes))
-

@@ -51,7 +51,9 @@ def _roll_back(work: Workspace, held: Held) -> RolledBack:
     touched = audit.touched_ids(connection, batch.profile_id, batch.batch_id)
     owner = audit.owners(connection, batch.profile_id, touched)
     own = [items[order_id] for order_id in sorted(touched) if owner.get(order_id) == batch.batch_id]
-    others = tuple((order_id, owner.get(order_id, "none")) for order_id in sorted(touched) if items[order_id] not in own)
+    others = tuple(
+        (order_id, owner.get(order_id, "none")) for order_id in sorted(touched) if items[order_id] not in own
+    )
     wrong = altered_rows(connection, orders, batch.profile_id, own)
     if wrong:
         listed = "; ".join(f"{order_id} {what}" for order_id, what in wrong.items())
@@ -92,8 +94,16 @@ def _invariants(
     unchanged = held.orders.digest(connection, profile_id, without=ids)
     return (
         Check("rows_cancelled", changed == ids, f"{len(changed)} of {len(ids)} rows were filled and are canceled now"),
-        Check("open_quantities", not wrong, f"trades whose open quantity is not as before the apply: {', '.join(wrong) or 'none'}"),
-        Check("other_rows_unchanged", unchanged == bystanders, f"digest of all other rows before {bystanders}, after {unchanged}"),
+        Check(
+            "open_quantities",
+            not wrong,
+            f"trades whose open quantity is not as before the apply: {', '.join(wrong) or 'none'}",
+        ),
+        Check(
+            "other_rows_unchanged",
+            unchanged == bystanders,
+            f"digest of all other rows before {bystanders}, after {unchanged}",
+        ),
     ), rows
 
 

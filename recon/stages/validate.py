@@ -79,9 +79,7 @@ def validate(work: Workspace, profile_id: str, batch_id: str) -> StageResult:
         disagreeing = mismatches(dict(found.net), snapshot)
         audit.record_events(connection, profile_id, batch_id, disagreeing, throttle=throttle, now=now)
         held = batches.load(connection, batch_id, profile_id, lock=True)
-        batches.save(
-            connection, held.moved(Action.VALIDATE if passed else Action.REFUTE), actor=work.actor, now=now
-        )
+        batches.save(connection, held.moved(Action.VALIDATE if passed else Action.REFUTE), actor=work.actor, now=now)
     result = StageResult(
         Stage.VALIDATE,
         profile_id,
@@ -96,7 +94,9 @@ def validate(work: Workspace, profile_id: str, batch_id: str) -> StageResult:
     if passed:
         return result
     failed = ", ".join(check.name for check in checks if not check.ok)
-    message = f"These checks failed: {failed}. The checks say what was found; roll back, or put it right and validate again."
+    message = (
+        f"These checks failed: {failed}. The checks say what was found; roll back, or put it right and validate again."
+    )
     return replace(result, code="validation_failed", message=message)
 
 
@@ -108,9 +108,7 @@ def _snapshot(work: Workspace, profile_id: str, now: datetime) -> tuple[Snapshot
     return snapshot, "no exchange is configured (RECON_EXCHANGE)" if snapshot is None else ""
 
 
-def _read(
-    connection: Connection, orders: Orders, batch: Batch, snapshot: Snapshot | None, now: datetime
-) -> _Found:
+def _read(connection: Connection, orders: Orders, batch: Batch, snapshot: Snapshot | None, now: datetime) -> _Found:
     profile_id = batch.profile_id
     plan: dict[str, Any] = batch.plan or {}
     released = released_items(batch)
@@ -168,9 +166,13 @@ def _checks(found: _Found, snapshot: Snapshot | None, unread: str) -> tuple[Chec
     orphaned = sorted(set(found.applied) - {item.order_id for item in released_items(found.batch)})
     altered += [f"{order_id} is not in the approved plan" for order_id in orphaned]
     return (
-        Check("open_quantities", not wrong, "; ".join(wrong) or f"all {len(found.targets)} targets are exactly as planned"),
+        Check(
+            "open_quantities", not wrong, "; ".join(wrong) or f"all {len(found.targets)} targets are exactly as planned"
+        ),
         Check("no_target_over_closed", not over, f"over-closed targets: {', '.join(over) or 'none'}"),
-        Check("applied_rows_identical", not altered, "; ".join(altered) or f"all {len(found.applied)} rows are as audited"),
+        Check(
+            "applied_rows_identical", not altered, "; ".join(altered) or f"all {len(found.applied)} rows are as audited"
+        ),
         _agreement(found, snapshot, unread),
     )
 
@@ -186,7 +188,9 @@ def _agreement(found: _Found, snapshot: Snapshot | None, unread: str) -> Check:
         return Check("exchange_agrees", False, f"expected the exchange's positions, found none: {why}")
     apart = [m for m in mismatches(dict(found.net), snapshot) if m.symbol in repaired]
     listed = "; ".join(f"{m.symbol}: orders {m.db_open_qty:f}, exchange {m.exchange_qty:f}" for m in apart)
-    return Check("exchange_agrees", not apart, listed or f"orders and exchange agree on {len(repaired)} repaired symbols")
+    return Check(
+        "exchange_agrees", not apart, listed or f"orders and exchange agree on {len(repaired)} repaired symbols"
+    )
 
 
 def _tables(found: _Found) -> dict[str, Table]:

@@ -59,7 +59,9 @@ class Written:
     note: str = ""
 
 
-def write(work: Workspace, profile_id: str, batch_id: str, action: Action, body: Callable[[Held], T]) -> tuple[T, Written]:
+def write(
+    work: Workspace, profile_id: str, batch_id: str, action: Action, body: Callable[[Held], T]
+) -> tuple[T, Written]:
     """Run `body` in one READ COMMITTED transaction under every lock and gate, and commit; writes.
 
     In this order: time-outs; the profile's advisory lock, tried once; the table lock, before anything is read;
@@ -136,4 +138,3 @@ def _ask(engine: Engine, xid: str) -> Outcome:
             return Outcome.COMMITTED if status == "committed" else Outcome.ROLLED_BACK
         time.sleep(0.25)
     return Outcome.UNKNOWN
-

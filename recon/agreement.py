@@ -1,0 +1,72 @@
+"""Whether the database agrees with a report folder: the batch, its audit rows and its order rows. Reads only."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy.engine import Connection
+
+from recon import audit, batches
+from recon.database import transaction
+from recon.domain import Check, State
+from recon.errors import ReconError
+from recon.orders import Orders
+from recon.settings import Settings
+from recon.stages.apply import altered_rows, released_items
+from recon.workspace import open_workspace
+
+
+def database_checks(settings: Settings, directory: Path) -> list[Check]:
+    """What the database says of the folder's batch.
+
+    Without RECON_DATABASE_URL a batch that the embedded demo does not hold is not compared, and the check says so.
+    """
+    results = _results(directory)
+    batch_id, profile_id = results[-1]["batch_id"], results[-1]["profile_id"]
+    try:
+        with transaction(open_workspace(settings=settings).engine, read_only=True, snapshot=True) as connection:
+            batch = batches.load(connection, batch_id, profile_id)
+            if batch.state is None and settings.is_demo:
+                return [
+                    Check("database", True, "not compared: no database is configured, and the demo lacks the batch")
+                ]
+            return list(_compare(connection, batch, results))
+    except ReconError as error:
+        return [Check("database", False, f"{error.code}: {error.message}")]
+
+
+def _results(directory: Path) -> list[dict[str, Any]]:
+    """The results of the folder's reports, oldest first."""
+    files = [path for path in directory.glob("*.json") if path.name != "manifest.json" and ".failed" not in path.name]
+    ordered = sorted(files, key=lambda path: (path.stat().st_mtime_ns, path.name))
+    return [json.loads(path.read_text(encoding="utf-8")) for path in ordered]
+
+
+def _compare(connection: Connection, batch: batches.Batch, results: list[dict[str, Any]]) -> Iterator[Check]:
+    if batch.state is None:
+        yield Check("database", False, f"expected batch {batch.batch_id}, found none; is this the right database?")
+        return
+    yield Check("database", True, f"batch {batch.batch_id} is {batch.state.value}")
+    planned = [result["plan_digest"] for result in results if result["stage"] == "dry-run" and result["plan_digest"]]
+    same = bool(planned) and batch.plan_digest == planned[-1]
+    if planned or batch.plan_digest:
+        told = planned[-1] if planned else "none"
+        yield Check("plan_digest", same, f"the last dry run's report says {told}, the database {batch.plan_digest}")
+    reported = {
+        item["order_id"]
+        for result in results
+        if result["stage"] == "apply"
+        for item in result["items"]
+        if item["decision"] in ("APPLIED", "SKIP_EXISTING") and item["order_id"]
+    }
+    touched = audit.touched_ids(connection, batch.profile_id, batch.batch_id)
+    apart = sorted(reported ^ touched)
+    yield Check("audit_rows", not apart, f"rows in the report or in the audit alone: {', '.join(apart) or 'none'}")
+    if batch.state in (State.APPLIED, State.VALIDATED):
+        released = [item for item in released_items(batch) if item.order_id in touched]
+        altered = altered_rows(connection, Orders.reflect(connection), batch.profile_id, released)
+        listed = "; ".join(f"{order_id} {what}" for order_id, what in altered.items())
+        yield Check("order_rows", not altered, listed or f"all {len(released)} rows are as approved")

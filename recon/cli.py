@@ -1,0 +1,213 @@
+"""The command line: arguments in, an exit status out; everything else is done elsewhere.
+
+Exit status: 0 done or GO, 1 error, 2 usage, 3 NO_GO or refused. With `--json` standard output holds one JSON
+object and nothing else. Progress goes to standard error, and only to a terminal.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import click
+
+from recon import audit, batches
+from recon.agreement import database_checks
+from recon.database import transaction
+from recon.demo_run import run_demo
+from recon.doctor import examine
+from recon.domain import Check, Stage
+from recon.errors import ReconError
+from recon.identity import check_batch_id
+from recon.incident import commit_outcome, exact
+from recon.lab import open_lab
+from recon.reporting.result import console_text, printable
+from recon.reporting.runner import run_stage
+from recon.reporting.verify import verify_folder
+from recon.settings import load_settings
+from recon.stages.approve import approve, summary
+from recon.workspace import open_workspace
+
+as_json = click.option(
+    "--json", "as_json", is_flag=True, help="Print one JSON object on standard output, nothing else."
+)
+batch_option = click.option("--batch-id", required=True, metavar="B", help="The batch: one incident on one profile.")
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+@click.version_option(package_name="recon", message="%(version)s")
+def cli() -> None:
+    """Find ghost positions, prove from the exchange's fills what closed them, and repair them auditably.
+
+    Without any setting everything runs on an embedded PostgreSQL with a demo incident: start with `recon demo`.
+    Exit status: 0 done or GO, 1 error, 2 usage, 3 NO_GO or refused.
+    """
+
+
+@cli.command("demo")
+@as_json
+def demo_command(as_json: bool) -> None:
+    """Run the whole demo incident on embedded PostgreSQL; ends with the report's path."""
+    finished = run_demo(load_settings(), progress=_progress())
+    _say(as_json, finished.document(), finished.lines())
+    sys.exit(finished.exit_status)
+
+
+@cli.command("init")
+@click.option("--print", "print_only", is_flag=True, help="Print the SQL and change nothing.")
+def init_command(print_only: bool) -> None:
+    """Create recon's own tables beside `orders`, or add the columns that an existing audit table lacks."""
+    with transaction(open_workspace().engine) as connection:
+        statements = audit.ddl(connection) if print_only else audit.create_tables(connection)
+    for statement in statements:
+        click.echo(f"{statement};")
+    if not statements:
+        click.echo("-- recon's tables are complete; nothing to do")
+
+
+@cli.command("doctor")
+@click.option("--profile-id", metavar="P", help="Also read this profile's pause state and exchange evidence.")
+@as_json
+def doctor_command(profile_id: str | None, as_json: bool) -> None:
+    """Show what is configured, reachable and permitted, and what to do about each failure."""
+    _report_checks(examine(load_settings(), profile_id), as_json)
+
+
+@cli.command("run")
+@click.argument("stage", type=click.Choice([stage.value for stage in Stage]))
+@click.option("--profile-id", required=True, metavar="P", help="Whose orders.")
+@batch_option
+@click.option("--trade-id", "trade_ids", multiple=True, metavar="T", help="dry-run: narrow the batch to this trade.")
+@click.option("--symbol", "symbols", multiple=True, metavar="S", help="dry-run: narrow the batch to this symbol.")
+@as_json
+def run_command(
+    stage: str, profile_id: str, batch_id: str, trade_ids: Sequence[str], symbols: Sequence[str], as_json: bool
+) -> None:
+    """Run one stage's notebook and keep the executed copy as the report.
+
+    STAGE is one of detect, dry-run, apply, validate, rollback. Running a stage again is safe.
+    """
+    this = Stage(stage)
+    if (trade_ids or symbols) and this is not Stage.DRY_RUN:
+        raise click.UsageError("--trade-id and --symbol narrow the batch when it is planned; use them with dry-run.")
+    check_batch_id(batch_id)
+    settings = load_settings()
+    with transaction(open_workspace(this, settings).engine, read_only=True):
+        pass
+    outcome = run_stage(
+        this, profile_id, batch_id, settings=settings, trade_ids=trade_ids, symbols=symbols, progress=_progress()
+    )
+    result = outcome.result
+    if result["verdict"] == "FAILED" and this in (Stage.APPLY, Stage.ROLLBACK):
+        result |= {"message": f"{result['message']} {commit_outcome(this, settings, batch_id)}"}
+    for problem in outcome.problems:
+        click.echo(f"recon: {printable(problem)}", err=True)
+    _say(as_json, result, [console_text(result)])
+    sys.exit(1 if outcome.problems else {"GO": 0, "DONE": 0, "FAILED": 1, "NO_GO": 3}[result["verdict"]])
+
+
+@cli.command("approve")
+@batch_option
+@click.option("--by", required=True, metavar="NAME", help="Who approves; recorded in every later report.")
+@click.option(
+    "--acknowledge",
+    multiple=True,
+    metavar="TRADE_ID=WHY",
+    help="Accept that a NO_GO or dust-only trade is treated as the plan says, and why.",
+)
+@as_json
+def approve_command(batch_id: str, by: str, acknowledge: Sequence[str], as_json: bool) -> None:
+    """Release the rows of the batch's plan for 24 hours. Changing or re-planning the batch voids it."""
+    check_batch_id(batch_id)
+    with exact():
+        approval = approve(open_workspace(), batch_id, by, acknowledge)
+        lines = [f"approved: {len(approval.released)} rows of plan {approval.plan_digest}", *summary(approval)]
+    lines += [f"acknowledged {trade_id}: {why}" for trade_id, why in approval.acknowledgements.items()]
+    lines.append(f"valid until {approval.expires_at:%Y-%m-%d %H:%M:%S} UTC")
+    _say(as_json, approval.document(), [printable(line) for line in lines])
+
+
+@cli.command("status")
+@click.option("--profile-id", metavar="P", help="Only this profile's batches.")
+@as_json
+def status_command(profile_id: str | None, as_json: bool) -> None:
+    """List the batches, their states, and the next command for each."""
+    with transaction(open_workspace().engine, read_only=True) as connection:
+        found = batches.every(connection, profile_id)
+    document = [
+        {
+            "batch_id": batch.batch_id,
+            "profile_id": batch.profile_id,
+            "state": batch.state,
+            "plan_digest": batch.plan_digest,
+            "updated_at": f"{batch.updated_at:%Y-%m-%dT%H:%M:%S.%fZ}",
+            "updated_by": batch.updated_by,
+            "next": batch.next_command(),
+        }
+        for batch in found
+    ]
+    lines = [
+        printable(f"{one['batch_id']}  {one['profile_id']}  {one['state']}  {one['updated_at']}  {one['next']}")
+        for one in document
+    ]
+    _say(as_json, {"batches": document}, lines or ["no batch yet; start with `recon run detect`"])
+
+
+@cli.command("verify")
+@click.argument("directory", metavar="DIR", type=click.Path(exists=True, file_okay=False, path_type=Path))
+@as_json
+def verify_command(directory: Path, as_json: bool) -> None:
+    """Check that a report folder is untouched, and that the database agrees with it."""
+    checks = verify_folder(directory)
+    if all(check.ok for check in checks):
+        checks += database_checks(load_settings(), directory)
+    _report_checks(checks, as_json)
+
+
+@cli.command("lab", context_settings={"ignore_unknown_options": True})
+@click.argument("arguments", nargs=-1, type=click.UNPROCESSED, metavar="[JUPYTER OPTIONS]...")
+def lab_command(arguments: Sequence[str]) -> None:
+    """Open JupyterLab on the notebooks, with this configuration."""
+    sys.exit(open_lab(load_settings(), arguments))
+
+
+def _progress() -> bool:
+    return sys.stderr.isatty()
+
+
+def _say(as_json: bool, document: Mapping[str, Any], lines: Sequence[str]) -> None:
+    click.echo(json.dumps(document, ensure_ascii=False) if as_json else "\n".join(lines))
+
+
+def _report_checks(checks: Sequence[Check], as_json: bool) -> None:
+    good = all(check.ok for check in checks)
+    document = {"ok": good, "checks": [{"name": c.name, "ok": c.ok, "detail": c.detail} for c in checks]}
+    _say(as_json, document, [printable(f"{'ok  ' if c.ok else 'FAIL'} {c.name}: {c.detail}") for c in checks])
+    sys.exit(0 if good else 1)
+
+
+def main() -> None:
+    """Run the command line and end the process with the documented exit status."""
+    wants_json = "--json" in sys.argv[1:]
+    try:
+        cli.main(standalone_mode=False)
+    except ReconError as error:
+        sys.exit(_fail(wants_json, error.code, error.message, error.exit_status))
+    except click.UsageError as error:
+        where = f" See `{error.ctx.command_path} --help`." if error.ctx else ""
+        sys.exit(_fail(wants_json, "usage", f"{error.format_message()}{where}", 2))
+    except click.ClickException as error:
+        sys.exit(_fail(wants_json, "error", error.format_message(), 1))
+    except click.Abort:
+        sys.exit(_fail(wants_json, "interrupted", "Interrupted; `recon status` shows where each batch stands.", 1))
+
+
+def _fail(wants_json: bool, code: str, message: str, status: int) -> int:
+    if wants_json:
+        click.echo(json.dumps({"code": code, "message": message}, ensure_ascii=False))
+    else:
+        click.echo(printable(f"recon: {code}: {message}"), err=True)
+    return status

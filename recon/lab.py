@@ -1,0 +1,35 @@
+"""`recon lab`: JupyterLab on the notebooks, in this environment, on loopback only."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from recon.reporting.notebook import find_notebook
+from recon.settings import Settings
+
+
+def open_lab(settings: Settings, arguments: Sequence[str]) -> int:
+    """Run JupyterLab until it ends and return its exit status; copies installed notebooks to RECON_HOME first.
+
+    A checkout's own notebooks are opened where they are. `arguments` are passed on, such as `--no-browser`.
+    """
+    folder = find_notebook("01_detect.ipynb").parent
+    if not (folder.parent / "pyproject.toml").is_file():
+        folder = _copied(folder, settings.recon_home / "notebooks")
+    command = [sys.executable, "-m", "jupyterlab", f"--ServerApp.root_dir={folder}", "--ServerApp.ip=127.0.0.1"]
+    if hasattr(os, "geteuid") and os.geteuid() == 0:
+        command.append("--allow-root")
+    return subprocess.run([*command, *arguments], check=False).returncode
+
+
+def _copied(source: Path, target: Path) -> Path:
+    target.mkdir(parents=True, exist_ok=True)
+    for notebook in sorted(source.glob("*.ipynb")):
+        if not (target / notebook.name).exists():
+            shutil.copyfile(notebook, target / notebook.name)
+    return target

@@ -1,0 +1,148 @@
+"""What the backend's `orders` table is: its columns, their limits, its unique index; refused when unsuitable.
+
+Reads only. Entry point: `read_schema`. Rules: rules.md 9.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.engine import Connection
+from sqlalchemy.exc import NoSuchTableError
+
+from recon.criteria import Amount, Columns
+from recon.errors import Refused
+
+REQUIRED = (
+    "order_id", "profile_id", "symbol", "trade_id", "action", "status", "quantity", "qty", "price", "filled_at",
+    "created_at", "updated_at",
+)  # fmt: skip
+OPTIONAL = ("side", "exchange_order_id", "client_order_id")
+KNOWN_TYPES = {
+    "order_id": "text", "profile_id": "text", "symbol": "text", "trade_id": "text", "action": "text",
+    "status": "text", "quantity": "numeric", "qty": "numeric", "price": "numeric", "filled_at": "timestamptz",
+    "created_at": "timestamptz", "updated_at": "timestamptz",
+}  # fmt: skip
+FLOAT_DIGITS = 15
+"""Decimal digits that a double precision column gives back unchanged."""
+REAL_DIGITS = 6
+"""The same for a real column."""
+
+
+@dataclass(frozen=True, slots=True)
+class Schema:
+    """The reflected table.
+
+    `conflict` are the columns of the unique index that covers order_id; `naive_times` the instants without time
+    zone, read as UTC; `copied` the NOT NULL columns without default that recon does not know.
+    """
+
+    table: sa.Table
+    conflict: tuple[str, ...]
+    columns: Columns
+    naive_times: tuple[str, ...]
+    copied: tuple[str, ...]
+
+
+def read_schema(connection: Connection) -> Schema:
+    """Read the table's definition; reads only. Raises `Refused` (orders_unsuitable) with the DDL that would help."""
+    try:
+        table = sa.Table("orders", sa.MetaData(), autoload_with=connection)
+    except NoSuchTableError:
+        raise _unsuitable("there is no table orders on the search path", []) from None
+    missing = [name for name in REQUIRED if name not in table.c]
+    if missing:
+        ddl = [f"ALTER TABLE orders ADD COLUMN {name} {KNOWN_TYPES[name]};" for name in missing]
+        raise _unsuitable(f"orders lacks the column{'s' * (len(missing) > 1)} {', '.join(missing)}", ddl)
+    _check_types(table)
+    conflict = _unique_index(connection, table)
+    if conflict is None:
+        raise _unsuitable(
+            "no unique index of orders covers order_id (alone, or with profile_id)",
+            ["CREATE UNIQUE INDEX CONCURRENTLY orders_order_id_key ON orders (order_id);"],
+        )
+    return Schema(table, conflict, _columns(table), _naive_times(table), _copied(table))
+
+
+def _columns(table: sa.Table) -> Columns:
+    return Columns(
+        quantity=_amount(table.c.quantity.type),
+        qty=_amount(table.c.qty.type),
+        price=_amount(table.c.price.type),
+        has_side="side" in table.c,
+        has_exchange_order_id="exchange_order_id" in table.c,
+    )
+
+
+def _naive_times(table: sa.Table) -> tuple[str, ...]:
+    names = ("filled_at", "created_at", "updated_at")
+    return tuple(name for name in names if not getattr(table.c[name].type, "timezone", False))
+
+
+def _copied(table: sa.Table) -> tuple[str, ...]:
+    known = (*REQUIRED, *OPTIONAL)
+    return tuple(column.name for column in table.columns if column.name not in known and _must_be_given(column))
+
+
+def _amount(kind: Any) -> Amount:
+    if isinstance(kind, sa.Float):
+        return Amount(significant=REAL_DIGITS if isinstance(kind, sa.REAL) else FLOAT_DIGITS)
+    if isinstance(kind, sa.Integer):
+        return Amount(scale=0)
+    return Amount(scale=kind.scale if kind.precision is not None else None, precision=kind.precision)
+
+
+def _must_be_given(column: sa.Column[Any]) -> bool:
+    return not (column.nullable or column.server_default is not None or column.identity or column.computed)
+
+
+def _check_types(table: sa.Table) -> None:
+    texts = (sa.String, sa.Enum)
+    if not isinstance(table.c.order_id.type, sa.String) or (table.c.order_id.type.length or 38) < 38:
+        raise _unsuitable(
+            "order_id cannot hold BFILL- and 32 hex digits", ["ALTER TABLE orders ALTER COLUMN order_id TYPE text;"]
+        )
+    for name in ("quantity", "qty", "price"):
+        if not isinstance(table.c[name].type, sa.Numeric | sa.Integer):
+            raise _unsuitable(
+                f"{name} is not a number",
+                [f"ALTER TABLE orders ALTER COLUMN {name} TYPE numeric USING {name}::numeric;"],
+            )
+    for name in ("filled_at", "created_at", "updated_at"):
+        if not isinstance(table.c[name].type, sa.DateTime):
+            raise _unsuitable(
+                f"{name} is not a timestamp",
+                [f"ALTER TABLE orders ALTER COLUMN {name} TYPE timestamptz USING {name}::timestamptz;"],
+            )
+    for name in ("symbol", "action", "status"):
+        if not isinstance(table.c[name].type, texts):
+            raise _unsuitable(f"{name} is not text", [f"ALTER TABLE orders ALTER COLUMN {name} TYPE text;"])
+
+
+def _unique_index(connection: Connection, table: sa.Table) -> tuple[str, ...] | None:
+    """The columns of a whole, plain unique index on order_id alone, else on profile_id and order_id."""
+    inspector = sa.inspect(connection)
+    found: list[Iterable[str | None]] = [
+        inspector.get_pk_constraint(table.name, schema=table.schema)["constrained_columns"]
+    ]
+    found += [c["column_names"] for c in inspector.get_unique_constraints(table.name, schema=table.schema)]
+    found += [
+        index["column_names"]
+        for index in inspector.get_indexes(table.name, schema=table.schema)
+        if index["unique"]
+        and not index.get("dialect_options", {}).get("postgresql_where")
+        and "expressions" not in index
+    ]
+    for wanted in ({"order_id"}, {"profile_id", "order_id"}):
+        for columns in found:
+            if set(columns) == wanted:
+                return tuple(str(column) for column in columns)
+    return None
+
+
+def _unsuitable(what: str, ddl: Sequence[str]) -> Refused:
+    remedy = f" This would help: {' '.join(ddl)}" if ddl else ""
+    return Refused("orders_unsuitable", f"The orders table cannot be worked on: {what}.{remedy}")

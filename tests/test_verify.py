@@ -1,0 +1,219 @@
+"""Verifying a report folder: untouched it passes, and each way of touching it fails the check that names it."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import resource
+import subprocess
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import nbformat
+import pytest
+from report_samples import done, dry_run, executed, refused
+
+from recon.domain import Stage
+from recon.errors import ReconError, Refused
+from recon.reporting.folder import STEMS, add_file, add_report, describe, open_folder, read_manifest
+from recon.reporting.result import result_json
+from recon.reporting.verify import verify_folder
+
+CHECKS = ["sums_match", "nothing_unlisted", "manifest_agrees", "notebooks_sealed", "json_equals_seal", "one_batch"]
+
+
+def keep(folder: Path, result) -> Path:
+    notebook = executed(result, "1 + 1")
+    report = add_report(folder, STEMS[result.stage], nbformat.writes(notebook).encode())
+    add_file(report.with_suffix(".json"), json.dumps(result_json(result, report.name)).encode())
+    add_file(report.with_suffix(".html"), f"<p>the page of {report.name}</p>".encode())
+    describe(folder, result.profile_id)
+    return report
+
+
+@pytest.fixture
+def folder(tmp_path) -> Path:
+    folder = tmp_path / "batch-1"
+    open_folder(folder, "demo")
+    for result in (done(Stage.DETECT), dry_run(), dry_run(), refused()):
+        keep(folder, result)
+    return folder
+
+
+def failed(folder: Path) -> dict[str, str]:
+    return {check.name: check.detail for check in verify_folder(folder) if not check.ok}
+
+
+def overwrite(path: Path, data: bytes) -> None:
+    path.chmod(0o644)
+    path.write_bytes(data)
+
+
+def test_an_untouched_folder_passes_every_check(folder) -> None:
+    assert [check.name for check in verify_folder(folder)] == CHECKS
+    assert failed(folder) == {}
+
+
+def test_coreutils_agrees(folder) -> None:
+    subprocess.run(["sha256sum", "--strict", "--quiet", "-c", "SHA256SUMS"], cwd=folder, check=True)
+
+
+def test_runs_are_numbered_read_only_and_described(folder) -> None:
+    names = [entry["name"] for entry in read_manifest(folder)["files"] if entry["name"].endswith(".ipynb")]
+    assert names == ["01_detect.ipynb", "02_dry_run.ipynb", "02_dry_run.2.ipynb", "03_apply.ipynb"]
+    assert all((folder / name).stat().st_mode & 0o777 == 0o444 for name in names)
+    assert read_manifest(folder)["files"][-1] | {"sha256": "", "size": 0} == {
+        "name": "03_apply.json",
+        "sha256": "",
+        "size": 0,
+        "stage": "apply",
+        "verdict": "NO_GO",
+        "plan_digest": None,
+    }
+    page = (folder / "index.html").read_text()
+    assert page.index("02_dry_run.html") < page.index("02_dry_run.2.html")
+
+
+def test_a_changed_file_is_named(folder) -> None:
+    overwrite(folder / "01_detect.html", b"<p>a kinder page</p>")
+    assert failed(folder) == {"sums_match": "01_detect.html was changed."}
+
+
+def test_a_changed_file_stays_changed_when_the_folder_grows(folder) -> None:
+    overwrite(folder / "01_detect.html", b"<p>a kinder page</p>")
+    keep(folder, done(Stage.VALIDATE))
+    assert failed(folder) == {"sums_match": "01_detect.html was changed."}
+
+
+def test_a_missing_file_is_named_also_after_the_folder_grew(folder) -> None:
+    (folder / "02_dry_run.2.html").unlink()
+    keep(folder, done(Stage.VALIDATE))
+    assert failed(folder) == {"sums_match": "02_dry_run.2.html is missing."}
+
+
+def test_a_missing_notebook_cannot_be_replaced_by_the_next_run(folder) -> None:
+    (folder / "02_dry_run.2.ipynb").unlink()
+    assert keep(folder, dry_run()).name == "02_dry_run.3.ipynb"
+    assert failed(folder) == {"sums_match": "02_dry_run.2.ipynb is missing."}
+
+
+def test_an_unlisted_file_is_named(folder) -> None:
+    (folder / "notes.txt").write_text("added later")
+    assert failed(folder) == {"nothing_unlisted": "notes.txt is not listed."}
+
+
+def test_a_changed_notebook_fails_even_with_new_sums(folder) -> None:
+    """Someone edits the sealed verdict and computes every sum afresh: the seal and the JSON still disagree."""
+    path = folder / "03_apply.ipynb"
+    overwrite(path, path.read_bytes().replace(b'"verdict": "NO_GO"', b'"verdict": "DONE"'))
+    for name in ("manifest.json", "SHA256SUMS"):
+        (folder / name).unlink()
+    describe(folder, "demo")
+    assert failed(folder).keys() == {"notebooks_sealed", "json_equals_seal"}
+    assert "03_apply.ipynb: The seal does not match its own digest" in failed(folder)["notebooks_sealed"]
+
+
+def test_a_changed_json_differs_from_the_seal(folder) -> None:
+    path = folder / "03_apply.json"
+    overwrite(path, path.read_bytes().replace(b'"NO_GO"', b'"DONE"'))
+    assert failed(folder) == {
+        "sums_match": "03_apply.json was changed.",
+        "json_equals_seal": "03_apply.json does not say what 03_apply.ipynb sealed.",
+    }
+
+
+def test_a_report_under_another_stage_s_name_is_found(folder) -> None:
+    add_file(folder / "04_validate.ipynb", (folder / "03_apply.ipynb").read_bytes())
+    describe(folder, "demo")
+    assert "04_validate.ipynb: The seal names stage 'apply', expected 'validate'." in failed(folder)["notebooks_sealed"]
+
+
+def test_a_report_of_another_batch_is_found(folder) -> None:
+    stranger = dry_run()
+    object.__setattr__(stranger, "batch_id", "batch-2")
+    keep(folder, stranger)
+    assert failed(folder) == {"one_batch": "Found profile 'demo' batch 'batch-1', profile 'demo' batch 'batch-2'."}
+
+
+def test_a_manifest_that_disagrees_or_cannot_be_read_is_found(folder) -> None:
+    manifest = folder / "manifest.json"
+    text = manifest.read_text()
+    first = read_manifest(folder)["files"][0]["sha256"]
+    overwrite(manifest, text.replace(first, "0" * 64).encode())
+    assert failed(folder)["manifest_agrees"] == "01_detect.html stands in manifest.json and SHA256SUMS differently."
+    overwrite(manifest, b"{}")
+    assert failed(folder)["manifest_agrees"] == "manifest.json was changed and cannot be read."
+    with pytest.raises(OSError, match=r"manifest\.json was changed"):
+        describe(folder, "demo")
+
+
+@pytest.mark.parametrize("sums", [None, "", "not a sum\n", f"{'0' * 64}  ../01_detect.html\n"])
+def test_without_readable_sums_nothing_is_verified(folder, sums) -> None:
+    (folder / "SHA256SUMS").unlink()
+    if sums is not None:
+        (folder / "SHA256SUMS").write_text(sums)
+    assert failed(folder) == {"sums_match": "SHA256SUMS is missing or malformed, so nothing here can be verified."}
+
+
+def test_a_folder_that_is_none_is_no_report(tmp_path) -> None:
+    assert failed(tmp_path / "nowhere").keys() == {"sums_match"}
+
+
+def test_a_folder_without_a_single_report_is_no_report(tmp_path) -> None:
+    describe(tmp_path, "demo")
+    assert failed(tmp_path) == {"notebooks_sealed": "There is no report in this folder."}
+
+
+def test_runs_that_end_at_the_same_moment_take_different_numbers(tmp_path) -> None:
+    with ThreadPoolExecutor(8) as pool:
+        reports = list(pool.map(lambda _: keep(tmp_path, dry_run()).name, range(16)))
+    assert len(set(reports)) == 16
+    assert "02_dry_run.16.ipynb" in reports
+    assert failed(tmp_path).keys() <= {"one_batch"}  # the folder is not named after the batch
+    assert len(read_manifest(tmp_path)["files"]) == 48
+    assert not list(tmp_path.glob(".*"))
+
+
+def test_a_file_is_never_overwritten(folder) -> None:
+    before = (folder / "01_detect.html").read_bytes()
+    with pytest.raises(FileExistsError):
+        add_file(folder / "01_detect.html", b"another")
+    assert (folder / "01_detect.html").read_bytes() == before
+
+
+def test_a_file_system_without_hard_links_serves_as_well(tmp_path, monkeypatch) -> None:
+    def no_links(*_: object) -> None:
+        raise PermissionError(errno.EPERM, "Operation not permitted")
+
+    monkeypatch.setattr(os, "link", no_links)
+    keep(tmp_path, dry_run())
+    with pytest.raises(FileExistsError):
+        add_file(tmp_path / "02_dry_run.html", b"another")
+    assert (tmp_path / "02_dry_run.html").read_bytes() == b"<p>the page of 02_dry_run.ipynb</p>"
+    assert not list(tmp_path.glob(".*"))
+
+
+def test_a_write_that_fails_half_way_leaves_nothing(tmp_path) -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, hard))
+    try:
+        with pytest.raises(OSError, match="File too large"):
+            add_report(tmp_path, "03_apply", b"x" * 10_000)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_folder_that_cannot_be_written_is_refused_before_anything_is_run(tmp_path) -> None:
+    (tmp_path / "reports").write_text("a file where the folder should be")
+    with pytest.raises(ReconError) as caught:
+        open_folder(tmp_path / "reports" / "batch-1", "demo")
+    assert (caught.value.code, caught.value.exit_status) == ("reports_unwritable", 1)
+    assert "Nothing was run" in caught.value.message
+
+
+def test_a_folder_of_another_profile_is_refused(folder) -> None:
+    with pytest.raises(Refused) as caught:
+        open_folder(folder, "another")
+    assert caught.value.code == "batch_of_another_profile"
