@@ -27,8 +27,7 @@ lab: $(READY)
 	$(BIN)/recon lab
 
 test: lint
-	$(BIN)/python -m pytest --nbval --nbval-sanitize-with tests/nbval_sanitize.cfg \
-		--ignore-glob 'tests/*.ipynb' tests notebooks
+	$(BIN)/python -m pytest --nbval --nbval-sanitize-with tests/nbval_sanitize.cfg tests notebooks
 
 lint: $(READY)
 	$(BIN)/ruff check

@@ -304,11 +304,12 @@ def _remainder(case: Case) -> Iterable[tuple[Reason, str]]:
         f"{canonical_decimal(case.remainder)}, is above the dust threshold {canonical_decimal(case.dust_threshold)}",
     )
     window = case.market.window
-    if window is not None and case.lifecycle.begin < window.start:
+    begin, last = case.lifecycle.begin, case.lifecycle.last_entry.filled_at
+    if window is not None and not (window.start <= begin and last <= window.end):
         yield (
             Reason.EVIDENCE_WINDOW_TOO_SHORT,
-            f"the trade begins at {canonical_time(case.lifecycle.begin)}, the fetched window at "
-            f"{canonical_time(window.start)}; fetch further back",
+            f"the trade's entries lie from {canonical_time(begin)} to {canonical_time(last)}, the fetched window from "
+            f"{canonical_time(window.start)} to {canonical_time(window.end)}; fetch a wider one",
         )
     if _is_base_fee(case):
         yield (

@@ -133,8 +133,8 @@ def volume_weighted_price(parts: Sequence[tuple[Decimal, Decimal]]) -> Decimal:
         return (value / total).quantize(VWAP_QUANTUM)
 
 
-def spend(ledger: Ledger, rows: Iterable[OrderRow]) -> list[OrderRow]:
-    """Book what filled backfill rows took, each from the unit that its own id names.
+def spend(ledger: Ledger, rows: Iterable[tuple[OrderRow, Side | None]]) -> list[tuple[OrderRow, Side | None]]:
+    """Book what filled backfill rows took, each from the unit that its own id names (of two, the one on its side).
 
     Returns the backfill rows whose id names no unit of the window, no dust and no fee: nobody can say what
     they rest on, so the caller books them like any other row.
@@ -143,12 +143,12 @@ def spend(ledger: Ledger, rows: Iterable[OrderRow]) -> list[OrderRow]:
     for key in ledger.units:
         at[(key[0], key[3])].append(key)
     strangers = []
-    for row in sorted(rows, key=_by_time):
+    for row, side in sorted(rows, key=lambda pair: _by_time(pair[0])):
         named = [key for key in at[(canonical_symbol(row.symbol), row.filled_at)] if _names(row, key[2])]
         if named:
-            ledger.take(row, named[:1], row.quantity)
+            ledger.take(row, sorted(named, key=lambda key: key[1] is not side)[:1], row.quantity)
         elif not (_names(row, DUST) or _names(row, BASE_FEE)):
-            strangers.append(row)
+            strangers.append((row, side))
     return strangers
 
 
@@ -161,7 +161,7 @@ def record(ledger: Ledger, rows: Iterable[tuple[OrderRow, Side | None]], window:
 
     By exchange_order_id; by client_order_id, then order_id; equal to an untouched order's total that ended
     within 5 s; no larger than what is left of an order with an instant within 5 s; and inside the window, from
-    the nearest units, which is the safe direction.
+    the nearest units, which is the safe direction. A row whose side nobody knows may hold fills of either.
     """
     book = _OrderBook(ledger)
     pending = []
@@ -190,25 +190,31 @@ class _OrderBook:
     def __init__(self, ledger: Ledger) -> None:
         self.ledger = ledger
         self.orders: dict[tuple[str, Side], dict[str, list[UnitKey]]] = defaultdict(lambda: defaultdict(list))
-        self.by_client: dict[tuple[str, Side], dict[str, list[str]]] = defaultdict(lambda: defaultdict(list))
+        self.by_client: dict[tuple[str, str], list[str]] = defaultdict(list)
         for unit in sorted(ledger.units.values(), key=lambda unit: unit.filled_at):
             self.orders[unit.symbol, unit.side][unit.exchange_order_id].append(unit.key)
             for client in unit.client_order_ids:
-                self.by_client[unit.symbol, unit.side][client].append(unit.exchange_order_id)
+                self.by_client[unit.symbol, client].append(unit.exchange_order_id)
 
     def take_named(self, row: OrderRow, side: Side | None, names: Sequence[str]) -> bool:
-        """Spend from the orders so named; False when the account has none of them."""
-        orders = self._orders(row, side)
-        known = [orders[name] for name in names if name in orders]
-        if known:
-            self._spend(row, [key for keys in known for key in keys])
-        return bool(known)
+        """Spend from the orders so named; False when the account has none of them.
+
+        A side that the row does not state itself was assumed, and yields to the name.
+        """
+        for assumed in (side,) if side is None or row.raw_side is not None else (side, side.opposite):
+            orders = self._orders(row, assumed)
+            known = [key for name in dict.fromkeys(names) for key in orders.get(name, ())]
+            if known:
+                self._spend(row, known)
+                return True
+        return False
 
     def take_by_client_id(self, row: OrderRow, side: Side | None) -> bool:
-        return bool(row.client_order_id) and self._take_client(row, side, row.client_order_id or "")
+        return self.take_named(row, side, self._with_client_id(row, row.client_order_id or ""))
 
     def take_by_order_id(self, row: OrderRow, side: Side | None) -> bool:
-        return self.take_named(row, side, [row.order_id]) or self._take_client(row, side, row.order_id)
+        clients = self._with_client_id(row, row.order_id)
+        return self.take_named(row, side, [row.order_id]) or self.take_named(row, side, clients)
 
     def take_equal(self, row: OrderRow, side: Side | None) -> bool:
         """The order, nothing taken from it, whose total equals the row and whose last instant is near."""
@@ -233,13 +239,17 @@ class _OrderBook:
         self.ledger.unmatched.append((row, f"no order matches it; it spends from the nearest fills{said}"))
 
     def _orders(self, row: OrderRow, side: Side | None) -> Mapping[str, list[UnitKey]]:
-        return self.orders.get((canonical_symbol(row.symbol), side), {}) if side else {}
+        symbol = canonical_symbol(row.symbol)
+        if side is not None:
+            return self.orders.get((symbol, side), {})
+        both: dict[str, list[UnitKey]] = defaultdict(list)
+        for either in Side:
+            for name, keys in self.orders.get((symbol, either), {}).items():
+                both[name] = sorted([*both[name], *keys], key=lambda key: key[3])
+        return both
 
-    def _take_client(self, row: OrderRow, side: Side | None, client: str) -> bool:
-        if side is None:
-            return False
-        names = self.by_client.get((canonical_symbol(row.symbol), side), {}).get(client, [])
-        return self.take_named(row, side, list(dict.fromkeys(names)))
+    def _with_client_id(self, row: OrderRow, client: str) -> Sequence[str]:
+        return self.by_client.get((canonical_symbol(row.symbol), client), ())
 
     def _equals(self, row: OrderRow, keys: Sequence[UnitKey]) -> bool:
         units = self.ledger.units

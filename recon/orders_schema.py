@@ -106,7 +106,7 @@ def _check_types(table: sa.Table) -> None:
             "order_id cannot hold BFILL- and 32 hex digits", ["ALTER TABLE orders ALTER COLUMN order_id TYPE text;"]
         )
     for name in ("quantity", "qty", "price"):
-        if not isinstance(table.c[name].type, sa.Numeric | sa.Integer):
+        if not isinstance(table.c[name].type, sa.Numeric | sa.Float | sa.Integer):
             raise _unsuitable(
                 f"{name} is not a number",
                 [f"ALTER TABLE orders ALTER COLUMN {name} TYPE numeric USING {name}::numeric;"],

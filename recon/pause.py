@@ -1,7 +1,9 @@
 """The pause gate: one question to the backend's status address, and only a clear PAUSED is a yes.
 
-Rule's source: runbook section 2, design section 9 (status answer). Fails closed: whatever is not understood is UNKNOWN.
-Entry point: `read_pause`. Nothing is written.
+Rule's source: runbook section 2; invariant 10. A yes is HTTP 200 and the word PAUSED (any case, trimmed) as the whole
+text, or in `status`, `state` or `trading_status` of a JSON object; where it has `profiles`, the profile's entry there
+alone decides. Another word is NOT_PAUSED; whatever is not understood, or names another profile, is UNKNOWN. Entry
+point: `read_pause`. Nothing is written.
 """
 
 from __future__ import annotations

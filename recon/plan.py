@@ -51,7 +51,7 @@ class Facts:
     profile_id: str
     rows: tuple[OrderRow, ...]
     snapshot: Snapshot | None
-    columns: Columns = Columns()
+    columns: Columns = field(default_factory=Columns)
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,10 +101,10 @@ def book(facts: Facts, lifecycles: Mapping[TradeKey, Lifecycle]) -> Ledger:
     if facts.snapshot is None:
         return Ledger.of(())
     ledger = Ledger.of(build_units(facts.snapshot.fills))
-    filled = [row for row in facts.rows if row.is_filled]
-    strangers = spend(ledger, [row for row in filled if row.is_backfill])
-    ordinary = [row for row in filled if not row.is_backfill] + strangers
-    record(ledger, [(row, _side(row, lifecycles)) for row in ordinary], facts.snapshot.window)
+    filled = [(row, _side(row, lifecycles)) for row in facts.rows if row.is_filled]
+    strangers = spend(ledger, [(row, side) for row, side in filled if row.is_backfill])
+    ordinary = [(row, side) for row, side in filled if not row.is_backfill]
+    record(ledger, [*ordinary, *strangers], facts.snapshot.window)
     return ledger
 
 
@@ -126,7 +126,7 @@ def _allocations(
         units = [unit for unit in ledger.units.values() if (unit.symbol, unit.side) == group]
         links = _links(units, facts.rows, unfilled_only=group in shared)
         made += allocate(candidates, units, ledger.left, links, shared=group in shared)
-    begins = {key: lifecycle.begin for key, lifecycle in lifecycles.items() if lifecycle.entries}
+    begins = {key: one.begin for key, one in lifecycles.items() if one.entries or one.open_qty > 0}
     by_trade: dict[TradeKey, list[Allocation]] = defaultdict(list)
     for allocation in lay_out(ledger, made, begins):
         ledger.left[allocation.unit.key] -= allocation.qty
@@ -144,19 +144,21 @@ def _shared(takes: Iterable[Take]) -> set[tuple[str, Side]]:
 
 
 def _links(units: Iterable[EvidenceUnit], rows: Iterable[OrderRow], *, unfilled_only: bool) -> dict[UnitKey, TradeKey]:
-    """For each unit the one trade on whose rows its exchange or client order id stands, if it is one.
+    """For each unit the one trade of its symbol on whose rows its exchange or client order id stands, if it is one.
 
     Where orders are split over trades a filled row tells how much of the order was its trade's, not whose the
     rest is, so only unfilled rows link. Backfill rows never do: a plan after a rollback must equal the first.
     """
-    on: dict[str, set[TradeKey]] = defaultdict(set)
+    on: dict[tuple[str, str], set[TradeKey]] = defaultdict(set)
     for row in rows:
         if row.trade_id is not None and not row.is_backfill and not (unfilled_only and row.is_filled):
-            for name in {row.exchange_order_id, row.client_order_id} - {None, ""}:
-                on[name or ""].add((row.symbol, row.trade_id))
+            for name in (row.exchange_order_id, row.client_order_id):
+                if name:
+                    on[canonical_symbol(row.symbol), name].add((row.symbol, row.trade_id))
     links = {}
     for unit in units:
-        trades = {key for name in (unit.exchange_order_id, *unit.client_order_ids) for key in on.get(name, ())}
+        names = (unit.exchange_order_id, *unit.client_order_ids)
+        trades = {trade for name in names for trade in on.get((unit.symbol, name), ())}
         if len(trades) == 1:
             links[unit.key] = trades.pop()
     return links

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from incidents import Incident, an_incident
 
 from recon.embedded import EmbeddedServer, start
 from recon.embedded_watch import open_lock, try_lock
@@ -106,6 +107,20 @@ def _fresh_database(server: EmbeddedServer) -> Iterator[str]:
     server.create_database(name)
     yield server.url(name)
     server.drop_database(name)
+
+
+@pytest.fixture
+def incident(database_url: str, tmp_path: Path) -> Iterator[Incident]:
+    """An incident on an empty database of PostgreSQL 18; see `incidents.py`."""
+    with an_incident(database_url, tmp_path) as made:
+        yield made
+
+
+@pytest.fixture
+def incident_each_version(database_url_each_version: str, tmp_path: Path) -> Iterator[Incident]:
+    """The same on each version."""
+    with an_incident(database_url_each_version, tmp_path) as made:
+        yield made
 
 
 @pytest.fixture(scope="session")

@@ -110,6 +110,9 @@ def test_schemas_views_and_other_types(engine_each_version: sa.Engine) -> None:
     )
     assert snapshot.positions == (Position("ETH", Decimal("0.1")),)
     assert "Column filled_at of table venue.fills has no time zone and is read as UTC." in snapshot.notes
+    assert fetch(engine, "venue.fills,venue.Positions", "no uuid").positions is None
+    run(engine, 'UPDATE venue."Positions" SET qty = qty + 0.2')
+    assert fetch(engine, "venue.fills,venue.Positions", profile).positions == (Position("ETH", Decimal("0.3")),)
 
 
 def test_nothing_is_written_and_one_snapshot_is_read(engine: sa.Engine) -> None:
@@ -263,6 +266,7 @@ def test_the_window_is_settled_by_the_clock_and_the_lookback(engine: sa.Engine) 
     snapshot = fetch(engine)
     assert snapshot.window == Window(start, NOW)
     assert [fill.fill_id for fill in snapshot.fills] == ["edge", "now"]
+    assert len(snapshot.notes) == 1, "older rows are not even read"
     add_fill(engine, fill_id="ahead", filled_at=NOW + timedelta(minutes=5))
     snapshot = fetch(engine)
     assert snapshot.window == Window(start + timedelta(minutes=5), NOW + timedelta(minutes=5))

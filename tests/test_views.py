@@ -121,7 +121,7 @@ def test_checks_and_items_say_what_stands_against_a_trade() -> None:
         (dry_run(), "recon approve --batch-id batch-1 --by NAME"),
         (dry_run(verdict=Verdict.DONE), "nothing to repair"),
         (done(Stage.APPLY), "recon run validate --profile-id demo --batch-id batch-1"),
-        (done(Stage.VALIDATE), "Trading can be resumed"),
+        (done(Stage.VALIDATE), "File the report folder"),
         (replace(done(Stage.VALIDATE), verdict=Verdict.FAILED), "recon run rollback"),
         (done(Stage.ROLLBACK), "a new batch_id"),
         (refused(), "recon run apply --profile-id demo --batch-id batch-1"),

@@ -130,6 +130,8 @@ def _bars(axes: Axes, coverages: Sequence[Coverage]) -> None:
         bars = axes.barh(positions, lengths, left=filled, height=0.7, color=colour, hatch=hatch, edgecolor="white")
         bars.set_label(part)
         filled = [start + length for start, length in zip(filled, lengths, strict=True)]
+    for position, each in zip(positions, coverages, strict=True):
+        axes.text(10150, position, _percent(each), verticalalignment="center")
     axes.set_yticks(positions, [_label(each.trade) for each in coverages])
     axes.set_xticks(range(0, 10001, 2500), [f"{percent}%" for percent in range(0, 101, 25)])
     axes.set_xlim(0, 10000)
@@ -137,6 +139,13 @@ def _bars(axes: Axes, coverages: Sequence[Coverage]) -> None:
     axes.set_xlabel("share of the trade's open quantity")
     axes.spines[["top", "right", "left"]].set_visible(False)
     axes.figure.legend(loc="outside upper center", ncols=len(PARTS), frameon=False)
+
+
+def _percent(each: Coverage) -> str:
+    share = each.share("unexplained")
+    if each.unexplained <= 0:
+        return ""
+    return f"{canonical_decimal(share)}% unexplained" if share else "<0.01% unexplained"
 
 
 def _label(trade: str) -> str:

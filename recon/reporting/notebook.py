@@ -11,7 +11,7 @@ import logging
 import os
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
@@ -154,11 +154,16 @@ def _declared(path: Path, source: str) -> frozenset[str]:
         statements = ast.parse(source).body
     except SyntaxError:
         raise _invalid(path, "its parameters cell is not Python") from None
-    targets = [node.targets if isinstance(node, ast.Assign) else [getattr(node, "target", None)] for node in statements]
-    names = [target.id if isinstance(target, ast.Name) else None for group in targets for target in group]
+    names = [target.id if isinstance(target, ast.Name) else None for node in statements for target in _targets(node)]
     if None in names:
         raise _invalid(path, "its parameters cell does more than assign names")
     return frozenset(name for name in names if name)
+
+
+def _targets(node: ast.stmt) -> Sequence[ast.expr | None]:
+    if isinstance(node, ast.Assign):
+        return node.targets
+    return [node.target if isinstance(node, ast.AnnAssign) else None]
 
 
 def _invalid(path: Path, found: str) -> ReconError:

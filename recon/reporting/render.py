@@ -29,11 +29,13 @@ def render(notebook: NotebookNode, result: ResultJson) -> str:
 
 def _page(result: ResultJson) -> dict[str, str]:
     digest = result["plan_digest"]
+    failed = [check["name"] for check in result["checks"] if not check["ok"]]
     return {
         "title": printable(f"{result['stage']}, profile {result['profile_id']}, batch {result['batch_id']}"),
         "css": PAGE_CSS + CSS,
         "verdict": result["verdict"],
         "code": result.get("code", ""),
         "message": printable(result.get("message", "")),
+        "failed": printable(f"checks that failed: {', '.join(failed)}") if failed else "",
         "digest": f"plan digest {digest}" if digest else "",
     }

@@ -20,15 +20,13 @@ from recon.reporting.notebook import Execution, check_parameters, execute, find_
 from recon.reporting.render import render
 from recon.reporting.result import ResultJson, result_json
 from recon.reporting.seal import read_seal
+from recon.workspace import RUN_VARIABLE
 
 if TYPE_CHECKING:
     from recon.settings import Settings
 
 PARAMETERS = frozenset({"profile_id", "batch_id"})
 """The names that every stage's notebook must declare."""
-
-RUN_VARIABLE = "RECON_RUN"
-"""Set for the kernel: marks a real run and holds its narrowing as JSON."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,24 +46,26 @@ def run_stage(
     settings: Settings,
     trade_ids: Sequence[str] = (),
     symbols: Sequence[str] = (),
+    demo: bool = False,
     progress: bool = False,
     notebook: Path | None = None,
 ) -> Outcome:
     """Execute the stage's notebook and keep it under `settings.recon_reports_dir / batch_id`; writes there.
 
-    `trade_ids` and `symbols` narrow the batch. `progress` shows a bar on standard error. `notebook` runs another
-    one in place of the shipped one. A run that is no valid report is FAILED, with the code `cell_failed`,
-    `cell_timeout`, `kernel_died`, `kernel_not_started`, `interrupted` or `report_invalid`, and is kept apart as
-    `*.failed.ipynb`. Raises `UsageError` (malformed_batch_id), `Refused` (batch_of_another_profile) and `ReconError`
-    (notebook_missing, notebook_invalid, reports_unwritable) before anything is run.
+    `trade_ids` and `symbols` narrow the batch. `demo` leaves a configured database aside. `progress` shows a bar on
+    standard error. `notebook` runs another one in place of the shipped one. A run that is no valid report is FAILED,
+    with the code `cell_failed`, `cell_timeout`, `kernel_died`, `kernel_not_started`, `interrupted` or
+    `report_invalid`, and is kept apart as `*.failed.ipynb`. Raises `UsageError` (malformed_batch_id), `Refused`
+    (batch_of_another_profile) and `ReconError` (notebook_missing, notebook_invalid, reports_unwritable) before
+    anything is run.
     """
     folder = settings.recon_reports_dir / check_batch_id(batch_id)
     source = notebook or find_notebook(f"{STEMS[stage]}.ipynb")
     check_parameters(source, PARAMETERS)
     open_folder(folder, profile_id)
     parameters = {"profile_id": profile_id, "batch_id": batch_id}
-    narrowing = {"trade_ids": list(trade_ids), "symbols": list(symbols)}
-    execution = execute(source, parameters, {RUN_VARIABLE: json.dumps(narrowing)}, progress=progress)
+    scope = {"trade_ids": list(trade_ids), "symbols": list(symbols), "demo": demo}
+    execution = execute(source, parameters, {RUN_VARIABLE: json.dumps(scope)}, progress=progress)
     execution = _without_secrets(execution, settings)
     reading = read_seal(execution.notebook, {"stage": stage.value, **parameters})
     if reading.findings or reading.result is None:

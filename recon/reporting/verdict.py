@@ -69,7 +69,7 @@ def next_step(result: StageResult) -> str:
         case Stage.APPLY, Verdict.DONE:
             return f"Check it independently: `{_command('run', result, 'validate')}`."
         case Stage.VALIDATE, Verdict.DONE:
-            return "File the report folder. Trading can be resumed."
+            return "File the report folder. When trading is resumed is up to whoever paused it."
         case Stage.VALIDATE, _:
             return f"Read the failed checks. To take the batch back: `{_command('run', result, 'rollback')}`."
         case Stage.ROLLBACK, Verdict.DONE:

@@ -16,7 +16,7 @@ __all__ = ["Exchange", "StatementExchange", "TableExchange", "open_exchange"]
 
 
 def open_exchange(spec: str | None, *, engine: Engine, demo_folder: Path | None = None) -> Exchange | None:
-    """The source that RECON_EXCHANGE names: `statement:DIR` or `table:FILLS,POSITIONS` (design sections 9 and 10).
+    """The source that RECON_EXCHANGE names: `statement:DIR` or `table:FILLS,POSITIONS` (rules.md 10).
 
     Unset, it is the demo's statement in `demo_folder`, or None when there is no demo: positions are then unknown.
     A relative DIR is taken from the project's root, whichever folder a kernel starts in. Reads nothing yet. Raises

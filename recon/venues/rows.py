@@ -1,7 +1,7 @@
 """What both sources share: one row of text becomes a fill, a position or an open order, or is refused by name.
 
-Rule's source: design section 10, told in `rules.md`. A source hands over every cell as text, NULL as an empty one, so
-that a CSV file and a database table are judged by the same rules. Nothing here reads, writes or knows the time.
+Invariants 9 and 10; rules.md 1. A source hands over every cell as text, NULL as an empty one, so that a CSV file and a
+database table are judged by the same rules. Nothing here reads, writes or knows the time.
 """
 
 from __future__ import annotations

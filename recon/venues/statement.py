@@ -1,7 +1,8 @@
 """The exchange as a folder of files: fills.csv, positions.csv, open_orders.csv and statement.json.
 
-Rule's source: design section 10, told in `rules.md`. A file that is missing is unknown or not checked, never a yes; a
-file that cannot be read in full is refused with its line and column. Nothing is written.
+Invariant 10; rules.md 1 (window) and 7. A file that is missing is unknown or not checked, never a yes; a file that
+cannot be read in full is refused with its line and column. `from` and `to` of statement.json bound the window: fills
+outside it are not evidence, and the report counts them. Nothing is written.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """The exchange as two tables beside `orders`: fills and positions, with the statement's columns plus profile_id.
 
-Rule's source: design section 10, told in `rules.md`. PostgreSQL hands every cell over as exact text, so that a table is
-judged by the same rules as a file. One REPEATABLE READ, READ ONLY transaction; nothing is written.
+Invariants 9 and 10; rules.md 1 and 7. PostgreSQL hands every cell over as exact text, so that a table is judged by the
+same rules as a file. One REPEATABLE READ, READ ONLY transaction; nothing is written.
 """
 
 from __future__ import annotations

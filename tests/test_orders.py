@@ -1,0 +1,505 @@
+"""The `orders` table in all the shapes that design section 5 promises, and the shapes that are refused."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from decimal import Decimal
+from typing import Any
+
+import pytest
+import sqlalchemy as sa
+from incidents import EXTENDED, MINIMAL, UNIQUE, Incident, at, refusal
+
+from recon.database import transaction
+from recon.domain import Decision, Reason, Verdict
+from recon.orders import Orders
+from recon.orders_schema import KNOWN_TYPES, REQUIRED
+from recon.incident import exact
+from recon.workspace import reflect
+
+PROFILE, TRADE = "7f1c2f6e-4a57-4c39-9f0e-1a2b3c4d5e6f", "0b5e1c1a-9d1f-4f0e-8c7e-5a5b5c5d5e5f"
+
+
+@dataclass(frozen=True)
+class Shape:
+    """A way to keep orders: columns, unique index, and what a row of it needs."""
+
+    columns: Mapping[str, str] = field(default_factory=lambda: EXTENDED)
+    unique: str = UNIQUE
+    before: tuple[str, ...] = ()
+    name: str = "orders"
+    profile: str = "main"
+    trade: str = "t1"
+    cells: Mapping[str, object] = field(default_factory=dict)
+    price: str = "110.000000000033"
+    side: str = "sell"
+
+
+AMOUNTS, TIMES = ("quantity", "qty", "price"), ("filled_at", "created_at", "updated_at")
+ENUMS = (
+    "CREATE TYPE {0}way AS ENUM ('ENTRY', 'EXIT')",
+    "CREATE TYPE {0}condition AS ENUM ('new', 'filled', 'partially_filled', 'canceled')",
+    "CREATE TYPE {0}side AS ENUM ('buy', 'sell')",
+)
+OF_ENUM = {"action": "way NOT NULL", "status": "condition NOT NULL", "side": "side NOT NULL"}
+UNKNOWN = {
+    "strategy": "text NOT NULL", "account": "bigint NOT NULL", "tags": "text[] NOT NULL", "note": "text",
+    "version": "int NOT NULL DEFAULT 7", "id": "bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY",
+    "notional": "numeric GENERATED ALWAYS AS (quantity * price) STORED NOT NULL",
+}  # fmt: skip
+ODD = {'Weird "Name': "text NOT NULL", "100% sure": "text NOT NULL", ":colon": "text NOT NULL", "orders": "text", "select": "text NOT NULL"}
+
+SHAPES = {
+    "minimal": Shape(MINIMAL),
+    "extended": Shape(),
+    "varchar": Shape(
+        EXTENDED | {"order_id": "varchar(38) NOT NULL", "profile_id": "varchar(9)", "trade_id": "varchar(9)", "status": "varchar(9)"}
+    ),
+    "uuid": Shape(EXTENDED | {"profile_id": "uuid NOT NULL", "trade_id": "uuid"}, profile=PROFILE, trade=TRADE),
+    "double precision": Shape(EXTENDED | dict.fromkeys(AMOUNTS, "double precision"), price="110.000000000033"),
+    "real": Shape(EXTENDED | dict.fromkeys(AMOUNTS, "real"), price="110"),
+    "without time zone": Shape(EXTENDED | dict.fromkeys(TIMES, "timestamp")),
+    "milliseconds": Shape(EXTENDED | dict.fromkeys(TIMES, "timestamp(3)")),
+    "numeric(18,8)": Shape(EXTENDED | dict.fromkeys(AMOUNTS, "numeric(18,8)"), price="110.00000000"),
+    "unknown columns": Shape(EXTENDED | UNKNOWN, cells={"strategy": "breakout", "account": 4711, "tags": ["a", "b"]}),
+    "enums": Shape(EXTENDED | OF_ENUM, before=tuple(text.format("") for text in ENUMS)),
+    "enums in capitals": Shape(
+        EXTENDED | {"side": "side NOT NULL"}, before=("CREATE TYPE side AS ENUM ('BUY', 'SELL')",), cells={"side": "BUY"}, side="SELL"
+    ),
+    "unique with profile": Shape(unique="UNIQUE (profile_id, order_id)"),
+    "primary key": Shape(unique="PRIMARY KEY (order_id)"),
+    "primary key with profile": Shape(unique="PRIMARY KEY (order_id, profile_id)"),
+    "index that includes": Shape(unique="UNIQUE (order_id) INCLUDE (status)"),
+    "client ids required": Shape(EXTENDED | {"client_order_id": "text NOT NULL UNIQUE"}, cells={"client_order_id": "c-1"}),
+    "another schema": Shape(
+        {name: kind.replace("way", "trading.way") for name, kind in (EXTENDED | OF_ENUM).items()},
+        before=(
+            "CREATE SCHEMA trading",
+            *(text.format("trading.") for text in ENUMS),
+            "DO $$ BEGIN EXECUTE 'ALTER DATABASE ' || current_database() || ' SET search_path TO trading, public'; END $$",
+            "CREATE TABLE public.orders (order_id text, decoy int)",
+        ),
+        name="trading.orders",
+    ),
+    "odd names and order": Shape(
+        dict(reversed((EXTENDED | ODD).items())), cells=dict.fromkeys(ODD, "o'dd %s :x")
+    ),
+}  # fmt: skip
+
+
+def make(incident: Incident, shape: Shape) -> Incident:
+    for statement in shape.before:
+        incident.sql(statement)
+    incident.profile = shape.profile
+    return incident.create_table(shape.columns, unique=shape.unique, name=shape.name)
+
+
+@pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES.keys())
+def test_a_repair_of_every_shape_of_table(incident_each_version: Incident, shape: Shape) -> None:
+    """Invariants 1, 5 and 8: apply closes, rollback reopens exactly, a new batch reinstates; nothing else changes."""
+    incident = make(incident_each_version, shape)
+    incident.row("entry-1", shape.trade, "ENTRY", "3.5", 0, **shape.cells)
+    filled_at = datetime.fromisoformat("2026-03-01T10:00:00.123+00:00" if shape is SHAPES["milliseconds"] else "2026-03-01T10:00:00.123456+00:00")
+    for qty, price in (("1.25", "110"), ("1.75", "110.00000000005666")):
+        incident.fill("X9", qty, 0, price=price, filled_at=filled_at.isoformat())
+    incident.fill("X9", "0.5", 70)
+    before, bystanders = incident.open_quantities(), incident.bystanders()
+
+    applied = incident.repair()
+    assert applied.counts == {"APPLIED": 2}
+    first, second = incident.backfills()
+    expected = {
+        "order_id": applied.items[0].order_id, "symbol": "BTC/USD", "action": "EXIT", "status": "filled", "side": shape.side,
+        "exchange_order_id": "X9", **dict.fromkeys(TIMES, None), "strategy": "breakout", "account": 4711,
+        "tags": ["a", "b"], "version": 7, "note": None, "select": "o'dd %s :x", "100% sure": "o'dd %s :x",
+    }  # fmt: skip
+    for name in set(expected) & set(shape.columns) - set(TIMES):
+        assert first[name] == expected[name], name
+    assert (str(first["profile_id"]), str(first["trade_id"])) == (shape.profile, shape.trade)
+    assert [Decimal(repr(first[name]).strip("Decimal('')")) for name in AMOUNTS] == [3, 3, Decimal(shape.price)]
+    assert first["filled_at"].replace(tzinfo=filled_at.tzinfo) == filled_at
+    assert (second["filled_at"].replace(tzinfo=filled_at.tzinfo), second["quantity"]) == (at(70), Decimal("0.5"))
+    assert incident.open_quantities() == {}
+    assert incident.bystanders() == bystanders
+
+    assert incident.run("validate").verdict is Verdict.DONE
+    content = incident.backfill_content()
+    assert incident.run("rollback").verdict is Verdict.DONE
+    assert (incident.open_quantities(), incident.statuses()) == (before, ["canceled", "canceled"])
+    again = incident.repair(batch="incident-2")
+    assert {item.reason for item in again.items} == {Reason.REINSTATE}
+    assert (incident.open_quantities(), incident.statuses()) == ({}, ["filled", "filled"])
+    assert (incident.bystanders(), incident.backfill_content()) == (bystanders, content)
+
+
+def test_the_decoy_of_another_schema_is_left_alone(incident: Incident) -> None:
+    make(incident, SHAPES["another schema"]).ghost("t1")
+    incident.repair()
+    assert incident.sql("SELECT count(*) FROM public.orders") == [(0,)]
+    assert len(incident.sql("SELECT * FROM trading.orders WHERE order_id LIKE 'BFILL-%%'")) == 1
+
+
+def _reflect(incident: Incident) -> Orders:
+    with transaction(incident.engine, read_only=True) as connection:
+        return Orders.reflect(connection)
+
+
+def _unsuitable(incident: Incident) -> str:
+    refused = refusal(lambda: _reflect(incident))
+    assert refused.code == "orders_unsuitable"
+    for stage in ("detect", "dry-run"):
+        result = incident.run(stage)
+        expected = "orders_unsuitable" if stage == "detect" else "illegal_transition"
+        assert (result.verdict, result.code) == (Verdict.NO_GO, expected)
+    return refused.message
+
+
+def _follow(incident: Incident, message: str) -> None:
+    """Do what the message says would help."""
+    for statement in message.partition("This would help: ")[2].split("; "):
+        with incident.backend.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+            connection.exec_driver_sql(statement.rstrip(";"))
+
+
+@pytest.mark.parametrize("name", REQUIRED)
+def test_a_missing_column_is_refused_with_the_ddl_that_helps(incident: Incident, name: str) -> None:
+    columns = {other: kind for other, kind in MINIMAL.items() if other != name}
+    unique = UNIQUE if name != "order_id" else ""
+    incident.create_table(columns, unique=unique)
+    message = _unsuitable(incident)
+    assert message == (
+        f"The orders table cannot be worked on: orders lacks the column {name}. "
+        f"This would help: ALTER TABLE orders ADD COLUMN {name} {KNOWN_TYPES[name]};"
+    )
+    _follow(incident, message)
+    if name == "order_id":
+        message = _unsuitable(incident)
+        assert "no unique index of orders covers order_id" in message
+        _follow(incident, message)
+    assert name in _reflect(incident).table.c
+
+
+def test_a_misspelt_column_is_a_missing_one(incident: Incident) -> None:
+    columns = {{"trade_id": "trade_ID", "filled_at": "filledAt"}.get(name, name): kind for name, kind in MINIMAL.items()}
+    incident.create_table(columns)
+    assert "orders lacks the columns trade_id, filled_at" in _unsuitable(incident)
+
+
+def test_without_a_table_there_is_nothing_to_work_on(incident: Incident) -> None:
+    incident.create_table(name="public.bestellungen")
+    assert _unsuitable(incident) == "The orders table cannot be worked on: there is no table orders on the search path."
+
+
+@pytest.mark.parametrize(
+    "index",
+    [
+        None,
+        "CREATE INDEX ON orders (order_id)",
+        "CREATE UNIQUE INDEX ON orders (order_id) WHERE status = 'filled'",
+        "CREATE UNIQUE INDEX ON orders (lower(order_id))",
+        "CREATE UNIQUE INDEX ON orders (order_id, created_at)",
+        "CREATE UNIQUE INDEX ON orders (trade_id, order_id)",
+        "ALTER TABLE orders ADD UNIQUE (order_id) DEFERRABLE INITIALLY DEFERRED",
+    ],
+)
+def test_no_unique_index_on_order_id_is_refused_with_the_ddl_that_helps(incident: Incident, index: str | None) -> None:
+    incident.create_table(unique="")
+    if index:
+        incident.sql(index)
+    message = _unsuitable(incident)
+    assert "no unique index of orders covers order_id" in message
+    assert message.endswith("This would help: CREATE UNIQUE INDEX CONCURRENTLY orders_order_id_key ON orders (order_id);") or index
+    incident.sql("DROP INDEX IF EXISTS orders_order_id_key")if not (index or "").startswith("ALTER") else None
+    _follow(incident, message)
+    assert _reflect(incident).conflict == ("order_id",)
+
+
+@pytest.mark.parametrize(
+    ("column", "kind", "said"),
+    [
+        ("order_id", "varchar(37) NOT NULL", "order_id cannot hold BFILL- and 32 hex digits"),
+        ("order_id", "uuid NOT NULL", "order_id cannot hold BFILL- and 32 hex digits"),
+        ("quantity", "text", "quantity is not a number"),
+        ("qty", "money", "qty is not a number"),
+        ("price", "jsonb", "price is not a number"),
+        ("filled_at", "date", "filled_at is not a timestamp"),
+        ("updated_at", "bigint", "updated_at is not a timestamp"),
+        ("status", "int", "status is not text"),
+        ("symbol", "uuid", "symbol is not text"),
+    ],
+)
+def test_a_column_of_the_wrong_type_is_refused_by_name(incident: Incident, column: str, kind: str, said: str) -> None:
+    incident.create_table(MINIMAL | {column: kind})
+    assert said in _unsuitable(incident)
+
+
+@pytest.mark.parametrize(
+    ("column", "labels", "missing"),
+    [("status", "'new', 'filled', 'cancelled'", "canceled"), ("action", "'ENTRY', 'CLOSE'", "EXIT")],
+)
+def test_an_enum_that_could_not_be_written_or_taken_back_is_refused(
+    incident: Incident, column: str, labels: str, missing: str
+) -> None:
+    """Without `canceled` an apply could never be rolled back: better said before than after."""
+    incident.sql(f"CREATE TYPE kind AS ENUM ({labels})")
+    incident.create_table(EXTENDED | {column: "kind"})
+    message = _unsuitable(incident)
+    assert f"{column} cannot hold {missing}" in message
+    _follow(incident, message)
+    _reflect(incident)
+
+
+def test_a_unique_column_that_would_be_copied_is_refused(incident: Incident) -> None:
+    """A NOT NULL id without default, unknown to recon, is copied from the ENTRY row: that can never be unique."""
+    incident.create_table(EXTENDED | {"id": "uuid NOT NULL PRIMARY KEY"})
+    message = _unsuitable(incident)
+    assert "id is NOT NULL and unique but has no default" in message
+    assert "ALTER TABLE orders ALTER COLUMN id SET DEFAULT" in message
+
+
+# What stands in the rows
+
+
+def _reasons(incident: Incident, trade: str = "t1") -> set[Reason]:
+    """The reasons that the dry run gives one trade."""
+    assert incident.run("detect").verdict is Verdict.DONE
+    result = incident.run("dry-run")
+    assert result.code is None, result.message
+    return {item.reason for item in result.items if item.trade_id == trade}
+
+
+@pytest.mark.parametrize(
+    ("cells", "sentence"),
+    [
+        ({"quantity": None, "qty": None}, "quantity and qty are both NULL"),
+        ({"quantity": "-1", "qty": "-1"}, "its quantity -1 is negative"),
+        ({"quantity": None, "qty": "-0.5"}, "its quantity -0.5 is negative"),
+        ({"quantity": "NaN", "qty": "NaN"}, "its quantity is not a finite number"),
+        ({"quantity": "0.5", "qty": "NaN"}, "its quantity is not a finite number"),
+        ({"quantity": "Infinity", "qty": None}, "its quantity is not a finite number"),
+        ({"quantity": "-Infinity", "qty": None}, "its quantity is not a finite number"),
+        ({"quantity": "0.5", "qty": "0.6"}, "quantity 0.5 and qty 0.6 differ"),
+        ({"action": "FLIP"}, "has action 'FLIP', expected ENTRY or EXIT"),
+        ({"action": None}, "has action '', expected ENTRY or EXIT"),
+        ({"side": "short"}, "has side 'short', expected buy or sell"),
+        ({"side": "buy"}, "is on the trade's own entry side, buy"),
+        ({"action": "ENTRY", "side": "sell"}, "its ENTRY rows have two sides"),
+        ({"filled_at": at(-1), "created_at": at(-1)}, "is filled before the trade begins"),
+        ({"symbol": "ETH/USD"}, "one trade_id stands on 2 symbols: BTC/USD, ETH/USD"),
+    ],
+)
+def test_a_row_that_cannot_be_trusted_blocks_its_trade(
+    incident: Incident, cells: dict[str, object], sentence: str
+) -> None:
+    """A sound neighbour on the same symbol is repaired all the same; nothing of the trade itself is written."""
+    incident.create_table().ghost("t1", "2")
+    incident.row("second", "t1", "EXIT", "0.5", 30, **cells)
+    incident.ghost("sound", "5", opened=90, closed=100)
+    assert _reasons(incident) >= {Reason.DATA_QUALITY}
+    result = incident.run("dry-run")
+    [item] = [item for item in result.items if item.trade_id == "t1" and item.reason is Reason.DATA_QUALITY]
+    assert sentence in item.detail
+    assert result.verdict is Verdict.NO_GO
+    incident.approve("t1=looked into")
+    assert incident.run("apply").counts["APPLIED"] == 1
+    assert [row["trade_id"] for row in incident.backfills()] == ["sound"]
+    assert incident.open_quantities().keys() == {"t1"} | ({"t1"} & incident.open_quantities().keys())
+
+
+def test_a_trade_without_any_entry_is_never_repaired(incident: Incident) -> None:
+    """A negative EXIT alone looks open to the runbook's query: EXIT -1 makes open 1."""
+    incident.create_table()
+    incident.row("lonely", "t1", "EXIT", "-1")
+    assert incident.open_quantities() == {"t1": Decimal(1)}
+    assert Reason.DATA_QUALITY in _reasons(incident)
+
+
+def test_a_filled_row_without_symbol_is_never_repaired(incident: Incident) -> None:
+    incident.create_table()
+    incident.row("nameless", "t1", "ENTRY", "0.0005", symbol=None)
+    incident.ghost("sound")
+    assert _reasons(incident) == {Reason.DATA_QUALITY}
+
+
+def test_a_quantity_counts_from_qty_where_quantity_is_null(incident: Incident) -> None:
+    incident.create_table()
+    incident.row("e", "t1", "ENTRY", "1", quantity=None, qty="1.5")
+    incident.fill("X", "1.5", 60)
+    incident.repair()
+    assert [(row["quantity"], row["qty"]) for row in incident.backfills()] == [(Decimal("1.5"), Decimal("1.5"))]
+
+
+def test_where_filled_at_is_null_created_at_stands_in_and_the_report_says_so(incident: Incident) -> None:
+    incident.create_table().ghost("t1", filled_at=None)
+    detected = incident.run("detect")
+    assert ("filled_at is NULL on 1 filled rows; created_at stands in.",) in detected.tables["notes"].rows
+    assert incident.run("dry-run").verdict is Verdict.GO
+
+
+def test_a_row_without_any_time_is_refused_by_name(incident: Incident) -> None:
+    incident.create_table().ghost("t1", filled_at=None, created_at=None)
+    result = incident.run("detect")
+    assert (result.verdict, result.code) == (Verdict.NO_GO, "orders_unreadable")
+    assert "entry-t1" in (result.message or "")
+
+
+@pytest.mark.parametrize("instant", ["infinity", "-infinity", "12000-01-01 00:00+00", "0044-03-15 12:00+00 BC"])
+def test_a_time_that_no_calendar_holds_is_refused_and_not_blamed_on_the_network(incident: Incident, instant: str) -> None:
+    incident.create_table().ghost("t1", filled_at=instant)
+    result = incident.run("detect")
+    assert (result.verdict, result.code) == (Verdict.NO_GO, "orders_unreadable")
+
+
+@pytest.mark.parametrize("status", ["new", "pending_new", "accepted", "open", "FILLED", " filled", "", "gefüllt", None])
+def test_a_status_that_is_not_known_to_be_final_blocks_its_trade(incident: Incident, status: str | None) -> None:
+    """Invariant 10: a status never seen before, or none at all, is pending."""
+    incident.create_table().ghost("t1")
+    incident.row("odd", "t1", "EXIT", "1", 60, status=status)
+    incident.ghost("sound", "5", opened=90, closed=100)
+    assert _reasons(incident) == {Reason.PENDING_LIFECYCLE_BLOCKER}
+
+
+@pytest.mark.parametrize("status", ["canceled", "cancelled", "expired", "rejected", "failed", "replaced", "done_for_day"])
+def test_a_final_status_without_a_fill_blocks_nothing(incident: Incident, status: str) -> None:
+    incident.create_table().ghost("t1")
+    incident.row("odd", "t1", "EXIT", "1", 60, status=status)
+    assert _reasons(incident) == {Reason.FILL_EVIDENCE}
+
+
+@pytest.mark.parametrize("status", ["filled", "partially_filled", "partially-filled"])
+def test_a_filled_status_counts(incident: Incident, status: str) -> None:
+    incident.create_table()
+    incident.row("e", "t1", "ENTRY", "1", status=status)
+    incident.fill("X", "1", 60)
+    assert _reasons(incident) == {Reason.FILL_EVIDENCE}
+
+
+NASTY = [
+    "a:b", "it's", 'say "hi"', "<script>alert(1)</script>", "&amp;", "🚀👩‍👩‍👧", "100%s %(x)s :name", "back\\slash", "{curly}",
+    "ünïcödé", "'; DROP TABLE orders; --", "$1 $$", "a=b", "null",
+]  # fmt: skip
+
+
+def test_ids_with_any_characters_work_from_end_to_end(incident_each_version: Incident) -> None:
+    """Trade, order and profile ids with `:`, quotes, HTML, emoji: detected, applied, validated, rolled back."""
+    incident = incident_each_version.create_table()
+    incident.profile = "main:'\"<b>🚀%s"
+    for number, name in enumerate(NASTY):
+        incident.ghost(name, f"{number + 1}", order=name, closed=60 + number)
+    before, bystanders = incident.open_quantities(), incident.bystanders()
+    assert incident.repair().counts == {"APPLIED": len(NASTY)}
+    assert [(row["trade_id"], row["exchange_order_id"]) for row in incident.backfills()] == [(n, n) for n in NASTY]
+    assert incident.run("validate").verdict is Verdict.DONE
+    assert incident.run("rollback").verdict is Verdict.DONE
+    assert (incident.open_quantities(), incident.bystanders()) == (before, bystanders)
+
+
+def test_ids_that_join_to_one_text_are_both_refused(incident: Incident) -> None:
+    """(t, a:b) and (t:a, b) at one instant would share one order_id (design section 6); the third trade would not."""
+    incident.create_table()
+    for trade, order, qty in (("t", "a:b", "1"), ("t:a", "b", "2"), ("u", "c", "3")):
+        incident.ghost(trade, qty, order=order)
+    assert _reasons(incident, "t") == _reasons(incident, "t:a") == {Reason.INVALID_IDENTIFIER}
+    assert _reasons(incident, "u") == {Reason.FILL_EVIDENCE}
+
+
+def test_an_empty_trade_id_is_refused(incident: Incident) -> None:
+    incident.create_table().ghost("")
+    assert _reasons(incident, "") == {Reason.INVALID_IDENTIFIER}
+
+
+def test_a_quantity_that_the_column_would_round_is_never_written(incident: Incident) -> None:
+    """And a price is rounded half-even to the column's scale, when planning."""
+    incident.create_table(EXTENDED | dict.fromkeys(AMOUNTS, "numeric(18,8)"))
+    incident.row("e", "t1", "ENTRY", "1")
+    incident.fill("X", "0.999999999", 60)
+    incident.ghost("t2", "2", opened=90, closed=95, price="110.000000005")
+    assert _reasons(incident) == {Reason.UNREPRESENTABLE_QUANTITY}
+    [item] = [item for item in incident.run("dry-run").items if item.trade_id == "t2"]
+    assert item.price == Decimal("110.00000000")
+
+
+@pytest.mark.parametrize(
+    ("kind", "profile", "asked"),
+    [("varchar(4)", "main", "main2"), ("uuid", PROFILE, PROFILE.upper()), ("int", "7", "007"), ("text", "main", "Main")],
+)
+def test_a_profile_is_found_under_its_exact_name_alone(incident: Incident, kind: str, profile: str, asked: str) -> None:
+    """A cast to the column's type would cut `main2` to `main`, and hash another id for the same rows."""
+    incident.create_table(EXTENDED | {"profile_id": kind})
+    incident.profile = profile
+    incident.ghost("t1")
+    assert incident.run("detect").verdict is Verdict.DONE
+    incident.profile = asked
+    assert incident.run("detect", "other").code == "unknown_profile"
+
+
+@pytest.mark.parametrize(
+    ("kind", "asked"), [("text", "nobody"), ("text", ""), ("uuid", "not a uuid"), ("int", "x"), ("text", "a\0b")]
+)
+def test_a_profile_without_rows_is_refused(incident: Incident, kind: str, asked: str) -> None:
+    incident.create_table(EXTENDED | {"profile_id": kind})
+    before = incident.everything()
+    incident.profile = asked
+    result = incident.run("detect")
+    assert (result.verdict, result.code) == (Verdict.NO_GO, "unknown_profile")
+    assert incident.everything() == before
+
+
+def test_sums_are_exact(incident: Incident) -> None:
+    """Invariant 9: ten times 0.1 is 1 in every type, and a thirtieth decimal is not lost in numeric."""
+    incident.create_table()
+    tiny = Decimal("1e-30")
+    entered = Decimal("1.000000000000000000000000000001")
+    incident.row("e", "t1", "ENTRY", entered)
+    for number in range(10):
+        incident.row(f"x{number}", "t1", "EXIT", "0.1", number + 1)
+    with transaction(incident.engine, read_only=True) as connection, exact():
+        [one] = reflect(connection, "main").lifecycles(connection, "main")
+        assert one.open_qty == tiny
+    assert (one.entry_qty, one.exit_qty) == (entered, 1)
+
+
+def test_ten_tenths_close_a_double_precision_trade(incident: Incident) -> None:
+    incident.create_table(EXTENDED | dict.fromkeys(AMOUNTS, "double precision"))
+    incident.row("e", "t1", "ENTRY", "1")
+    for number in range(10):
+        incident.row(f"x{number}", "t1", "EXIT", "0.1", number + 1)
+    assert sum([0.1] * 10) != 1, "the control: in floating point it would still be open"
+    with transaction(incident.engine, read_only=True) as connection:
+        assert reflect(connection, "main").lifecycles(connection, "main") == []
+
+
+def test_every_statement_names_its_profile(incident: Incident) -> None:
+    """Design section 5: each statement on orders, audit and events can be routed by an equality on profile_id."""
+    incident.create_table().ghost("t1")
+    incident.hold("ETH/USD", "1")
+    said: list[str] = []
+
+    @sa.event.listens_for(incident.engine, "before_cursor_execute")
+    def hear(_connection: Any, _cursor: Any, statement: str, *_: Any) -> None:
+        said.append(" ".join(statement.split()))
+
+    incident.repair()
+    for stage in ("apply", "validate", "rollback", "rollback"):
+        assert incident.run(stage).verdict is Verdict.DONE
+    on_data = [text for text in said if re.search(r"(FROM|UPDATE|INTO) (orders|reconciliation_(backfill_audit|events))\b", text)]
+    kinds = {text.split()[0] for text in on_data}
+    assert (len(on_data) > 40, kinds) == (True, {"SELECT", "INSERT", "UPDATE"})
+    for text in on_data:
+        named = re.search(r"profile_id = ", text) or re.search(r"INSERT INTO \w+ \([^)]*profile_id", text)
+        assert named, text
+    assert not [text for text in said if "DELETE" in text.split()], "invariant 1: nothing is ever deleted"
+
+
+def test_an_insert_meets_a_row_of_another_profile_only_under_a_global_index(incident: Incident) -> None:
+    """Under UNIQUE (profile_id, order_id) two profiles may hold one id; the other profile's row is not touched."""
+    incident.create_table(unique="UNIQUE (profile_id, order_id)").ghost("t1")
+    incident.plan()
+    [order_id] = incident.approve().released[0].order_id, 
+    incident.row(order_id, "foreign", "EXIT", "9", profile_id="other")
+    assert incident.run("apply").counts == {Decision.APPLIED.value: 1}
+    assert [row["profile_id"] for row in incident.backfills()] == ["main"]
+    assert incident.sql("SELECT trade_id FROM orders WHERE profile_id = 'other'") == [("foreign",)]
