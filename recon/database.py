@@ -12,12 +12,12 @@ from datetime import UTC, datetime
 
 import sqlalchemy as sa
 from sqlalchemy.engine import URL, Connection, Engine, make_url
-from sqlalchemy.exc import ArgumentError, DBAPIError
+from sqlalchemy.exc import ArgumentError, DataError, DBAPIError
 from sqlalchemy.pool import NullPool
 
 from recon.errors import ReconError, Refused, UsageError
 
-LOCK_NOT_AVAILABLE, QUERY_CANCELED, INVALID_TEXT = "55P03", "57014", "22P02"
+LOCK_NOT_AVAILABLE, QUERY_CANCELED = "55P03", "57014"
 
 
 def connect(url: str) -> Engine:
@@ -27,7 +27,7 @@ def connect(url: str) -> Engine:
     """
     try:
         parsed = make_url(url)
-    except ArgumentError:
+    except (ArgumentError, ValueError):
         parsed = None
     if parsed is None or parsed.drivername.split("+")[0] not in ("postgres", "postgresql"):
         raise UsageError(
@@ -95,6 +95,8 @@ def explain(error: DBAPIError) -> ReconError:
         return Refused(
             "statement_timeout", f"A statement took too long and was canceled ({said}). Nothing was written."
         )
+    if state is None and isinstance(error, DataError):
+        return Refused("unreadable_value", f"A value cannot be read or sent ({said}). Correct it, then run again.")
     if error.connection_invalidated or state is None or state[:2] in ("08", "57", "53"):
         return ReconError(
             "database_unreachable",

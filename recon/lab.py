@@ -9,6 +9,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from pydantic import SecretStr
+
 from recon.reporting.notebook import find_notebook
 from recon.settings import Settings
 
@@ -24,7 +26,18 @@ def open_lab(settings: Settings, arguments: Sequence[str]) -> int:
     command = [sys.executable, "-m", "jupyterlab", f"--ServerApp.root_dir={folder}", "--ServerApp.ip=127.0.0.1"]
     if hasattr(os, "geteuid") and os.geteuid() == 0:
         command.append("--allow-root")
-    return subprocess.run([*command, *arguments], check=False).returncode
+    environment = os.environ | configuration(settings)
+    return subprocess.run([*command, *arguments], env=environment, check=False).returncode
+
+
+def configuration(settings: Settings) -> dict[str, str]:
+    """The settings that are set, by their exact names: kernels start in another folder and must read the same."""
+    values = {name: getattr(settings, name) for name in sorted(settings.model_fields_set)}
+    return {
+        name.upper(): value.get_secret_value() if isinstance(value, SecretStr) else str(value)
+        for name, value in values.items()
+        if value is not None
+    }
 
 
 def _copied(source: Path, target: Path) -> Path:

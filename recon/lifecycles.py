@@ -127,6 +127,8 @@ def _defects(trade: Sequence[OrderRow], entry_side: Side) -> Iterable[str]:
         yield "its ENTRY rows have two sides"
     begins = [min(row.created_at, row.filled_at) for row in trade if row.action == "ENTRY"]
     for row in trade:
+        if not row.symbol:
+            yield f"row {row.order_id} has no symbol"
         if row.action not in ("ENTRY", "EXIT"):
             yield f"row {row.order_id} has action {row.action!r}, expected ENTRY or EXIT"
         if row.quantity_problem:

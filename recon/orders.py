@@ -18,11 +18,10 @@ import sqlalchemy as sa
 from sqlalchemy.dialects.postgresql import BIT, JSONB
 from sqlalchemy.dialects.postgresql import insert as pg_insert
 from sqlalchemy.engine import Connection
-from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import DataError
 from sqlalchemy.sql.elements import ColumnElement
 
 from recon.allocation import TradeKey
-from recon.database import INVALID_TEXT, sqlstate
 from recon.domain import BACKFILL_PREFIX, FILLED, Item, OrderRow
 from recon.errors import Refused
 from recon.orders_schema import OPTIONAL, Schema, read_schema
@@ -53,6 +52,7 @@ class Orders:
         self.columns = schema.columns
         self.naive_times = schema.naive_times
         self._copied = schema.copied
+        self._needs_client_id = schema.needs_client_id
 
     @classmethod
     def reflect(cls, connection: Connection) -> Orders:
@@ -66,14 +66,13 @@ class Orders:
 
     def has_rows(self, connection: Connection, profile_id: str) -> bool:
         """Whether the profile has any row; a text that cannot be a profile_id here has none."""
-        query = sa.select(sa.literal(1)).select_from(self.table).where(self.profile(profile_id)).limit(1)
+        named = self._text("profile_id") == profile_id  # a cast to varchar(4) or uuid would accept other spellings
+        query = sa.select(sa.literal(1)).select_from(self.table).where(self.profile(profile_id), named).limit(1)
         try:
             with connection.begin_nested():
                 return connection.execute(query).first() is not None
-        except DBAPIError as error:
-            if sqlstate(error) == INVALID_TEXT:
-                return False
-            raise
+        except DataError:
+            return False
 
     def lifecycles(self, connection: Connection, profile_id: str) -> list[OpenLifecycle]:
         """Lifecycles whose entries and exits do not cancel out (runbook section 1), ordered bytewise; reads only.
@@ -85,7 +84,7 @@ class Orders:
         entry = sa.func.sum(sa.case((self._text("action") == "ENTRY", quantity), else_=0))
         leave = sa.func.sum(sa.case((self._text("action") == "EXIT", quantity), else_=0))
         query = (
-            sa.select(self._text("symbol"), self._text("trade_id"), entry, leave)
+            sa.select(sa.func.coalesce(self._text("symbol"), ""), self._text("trade_id"), entry, leave)
             .where(self.profile(profile_id), self._text("status").in_(sorted(FILLED)), table.c.trade_id.is_not(None))
             .group_by(table.c.profile_id, table.c.symbol, table.c.trade_id)
             .having(entry - leave != 0)
@@ -183,7 +182,7 @@ class Orders:
             return set()
         values = self._values(items, entries)
         entry = self.table.alias("entry")
-        written = self._written(profile_id, values, now)
+        written = self._written(profile_id, values, entry, now)
         copied = {name: entry.c[name] for name in self._copied}
         rows = sa.select(*written.values(), *copied.values()).select_from(
             values.join(entry, (sa.cast(entry.c.order_id, sa.Text) == values.c.entry_order_id))
@@ -258,7 +257,7 @@ class Orders:
         )
 
     def _sums(self) -> tuple[ColumnElement[Any], ColumnElement[Any]]:
-        row = sa.func.md5(sa.cast(sa.literal_column(self.table.name), sa.Text))
+        row = sa.func.md5(sa.cast(sa.literal_column(f"{self.table.name}.*"), sa.Text))
         number = sa.cast(sa.cast(sa.literal("x").concat(sa.func.substr(row, 1, 16)), BIT(64)), sa.BigInteger)
         return sa.func.count(), sa.func.sum(number)
 
@@ -280,7 +279,9 @@ class Orders:
         kinds = {"quantity": sa.Numeric(), "price": sa.Numeric(), "filled_at": sa.DateTime(timezone=True)}
         return _records(rows, {name: kinds.get(name, sa.Text()) for name in rows[0]}, "item")
 
-    def _written(self, profile_id: str, values: sa.TableValuedAlias, now: datetime) -> dict[str, ColumnElement[Any]]:
+    def _written(
+        self, profile_id: str, values: sa.TableValuedAlias, entry: sa.Alias, now: datetime
+    ) -> dict[str, ColumnElement[Any]]:
         table = self.table
         cells: dict[str, ColumnElement[Any]] = {
             "order_id": values.c.order_id,
@@ -295,9 +296,12 @@ class Orders:
             "filled_at": self._stamp("filled_at", values.c.filled_at),
             "created_at": self._stamp("created_at", now),
             "updated_at": self._stamp("updated_at", now),
-            "side": values.c.side,
             "exchange_order_id": values.c.exchange_order_id,
         }
+        if "side" in table.c:
+            cells["side"] = _spelled_like(sa.cast(entry.c.side, sa.Text), values.c.side)
+        if self._needs_client_id:
+            cells["client_order_id"] = values.c.order_id
         return {name: sa.cast(cell, table.c[name].type) for name, cell in cells.items() if name in table.c}
 
 
@@ -344,6 +348,12 @@ def _quantity_problem(quantity: Decimal | None, qty: Decimal | None) -> str | No
     if len(known) == 2 and known[0] != known[1]:
         return f"quantity {quantity} and qty {qty} differ"
     return f"its quantity {known[0]} is negative" if known[0] < 0 else None
+
+
+def _spelled_like(example: ColumnElement[str], word: ColumnElement[str]) -> ColumnElement[str]:
+    """`sell` as SELL or Sell where the backend writes BUY or Buy: an enum or a check may know no other."""
+    upper, capital = sa.func.upper, sa.func.initcap
+    return sa.case((example == upper(example), upper(word)), (example == capital(example), capital(word)), else_=word)
 
 
 def _records(rows: Sequence[Mapping[str, Any]], kinds: Mapping[str, Any], name: str) -> sa.TableValuedAlias:

@@ -5,7 +5,7 @@ Reads only. Entry point: `read_schema`. Rules: rules.md 9.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -37,7 +37,8 @@ class Schema:
     """The reflected table.
 
     `conflict` are the columns of the unique index that covers order_id; `naive_times` the instants without time
-    zone, read as UTC; `copied` the NOT NULL columns without default that recon does not know.
+    zone, read as UTC; `copied` the NOT NULL columns without default that recon does not know. `needs_client_id` says
+    that client_order_id is such a column too; a backfill row has none, so its own order_id stands there.
     """
 
     table: sa.Table
@@ -45,6 +46,7 @@ class Schema:
     columns: Columns
     naive_times: tuple[str, ...]
     copied: tuple[str, ...]
+    needs_client_id: bool
 
 
 def read_schema(connection: Connection) -> Schema:
@@ -58,13 +60,10 @@ def read_schema(connection: Connection) -> Schema:
         ddl = [f"ALTER TABLE orders ADD COLUMN {name} {KNOWN_TYPES[name]};" for name in missing]
         raise _unsuitable(f"orders lacks the column{'s' * (len(missing) > 1)} {', '.join(missing)}", ddl)
     _check_types(table)
-    conflict = _unique_index(connection, table)
-    if conflict is None:
-        raise _unsuitable(
-            "no unique index of orders covers order_id (alone, or with profile_id)",
-            ["CREATE UNIQUE INDEX CONCURRENTLY orders_order_id_key ON orders (order_id);"],
-        )
-    return Schema(table, conflict, _columns(table), _naive_times(table), _copied(table))
+    unique = _unique_indexes(connection, table)
+    conflict, copied = _arbiter(unique), _copied(table)
+    _check_copied(table, copied, unique)
+    return Schema(table, conflict, _columns(table), _naive_times(table), copied, _needs_client_id(table))
 
 
 def _columns(table: sa.Table) -> Columns:
@@ -85,6 +84,10 @@ def _naive_times(table: sa.Table) -> tuple[str, ...]:
 def _copied(table: sa.Table) -> tuple[str, ...]:
     known = (*REQUIRED, *OPTIONAL)
     return tuple(column.name for column in table.columns if column.name not in known and _must_be_given(column))
+
+
+def _needs_client_id(table: sa.Table) -> bool:
+    return "client_order_id" in table.c and _must_be_given(table.c.client_order_id)
 
 
 def _amount(kind: Any) -> Amount:
@@ -120,27 +123,54 @@ def _check_types(table: sa.Table) -> None:
     for name in ("symbol", "action", "status"):
         if not isinstance(table.c[name].type, texts):
             raise _unsuitable(f"{name} is not text", [f"ALTER TABLE orders ALTER COLUMN {name} TYPE text;"])
+    for name, label in (("action", "EXIT"), ("status", "filled"), ("status", "canceled")):
+        kind = table.c[name].type
+        if isinstance(kind, sa.Enum) and label not in kind.enums:
+            raise _unsuitable(f"{name} cannot hold {label}", [f"ALTER TYPE {kind.name} ADD VALUE '{label}';"])
 
 
-def _unique_index(connection: Connection, table: sa.Table) -> tuple[str, ...] | None:
-    """The columns of a whole, plain unique index on order_id alone, else on profile_id and order_id."""
-    inspector = sa.inspect(connection)
-    found: list[Iterable[str | None]] = [
-        inspector.get_pk_constraint(table.name, schema=table.schema)["constrained_columns"]
-    ]
-    found += [c["column_names"] for c in inspector.get_unique_constraints(table.name, schema=table.schema)]
-    found += [
-        index["column_names"]
-        for index in inspector.get_indexes(table.name, schema=table.schema)
-        if index["unique"]
-        and not index.get("dialect_options", {}).get("postgresql_where")
-        and "expressions" not in index
-    ]
+def _unique_indexes(connection: Connection, table: sa.Table) -> list[tuple[str, ...]]:
+    """The columns of every unique index that covers all rows at once: whole, plain, valid and not deferrable."""
+    name = connection.dialect.identifier_preparer.format_table(table)
+    query = sa.text(
+        """
+        SELECT array_agg(attname::text ORDER BY place)
+        FROM pg_index CROSS JOIN unnest(indkey) WITH ORDINALITY AS key (attnum, place)
+        JOIN pg_attribute ON attrelid = indrelid AND pg_attribute.attnum = key.attnum
+        WHERE indrelid = to_regclass(:name) AND indisunique AND indisvalid AND indimmediate
+        AND indpred IS NULL AND indexprs IS NULL AND place <= indnkeyatts
+        GROUP BY indexrelid ORDER BY indexrelid
+        """
+    )
+    return [tuple(columns) for (columns,) in connection.execute(query, {"name": name})]
+
+
+def _arbiter(unique: Sequence[tuple[str, ...]]) -> tuple[str, ...]:
+    """The unique index on order_id alone, else on profile_id and order_id."""
     for wanted in ({"order_id"}, {"profile_id", "order_id"}):
-        for columns in found:
+        for columns in unique:
             if set(columns) == wanted:
-                return tuple(str(column) for column in columns)
-    return None
+                return columns
+    raise _unsuitable(
+        "no unique index of orders covers order_id (alone, or with profile_id)",
+        ["CREATE UNIQUE INDEX CONCURRENTLY orders_order_id_key ON orders (order_id);"],
+    )
+
+
+def _check_copied(table: sa.Table, copied: Sequence[str], unique: Sequence[tuple[str, ...]]) -> None:
+    """Raise when a row that shares these columns with its ENTRY row would break a unique index."""
+    shared = {*copied, "profile_id", "symbol", "trade_id"}
+    for columns in unique:
+        if shared.issuperset(columns):
+            names = [table.c[name] for name in columns if name in copied]
+            raise _unsuitable(
+                f"{', '.join(columns)} is NOT NULL and unique but has no default, and recon knows no value for it",
+                [f"ALTER TABLE orders ALTER COLUMN {column.name} SET DEFAULT {_default(column)};" for column in names],
+            )
+
+
+def _default(column: sa.Column[Any]) -> str:
+    return "gen_random_uuid()" if isinstance(column.type, sa.Uuid) else "(an expression of yours)"
 
 
 def _unsuitable(what: str, ddl: Sequence[str]) -> Refused:

@@ -139,7 +139,7 @@ class Incident:
     ) -> Incident:
         """Create `orders` with the columns, and recon's own tables."""
         self.columns = dict(columns)
-        cells = ", ".join(f'"{column}" {kind}' for column, kind in columns.items())
+        cells = ", ".join(f'"{column}" {kind}' for column, kind in columns.items()).replace("%", "%%")
         self.sql(f"CREATE TABLE {name} ({', '.join(filter(None, [cells, unique]))})")
         if own_tables:
             with transaction(self.engine) as connection:

@@ -13,7 +13,7 @@ from datetime import datetime
 from decimal import Decimal
 from typing import TYPE_CHECKING
 
-from recon.domain import Cell, Decision, Item, StageResult, Table
+from recon.domain import Cell, Decision, StageResult, Table
 from recon.identity import canonical_decimal, canonical_time
 from recon.reporting.markup import STYLE, fill
 from recon.reporting.result import printable
@@ -41,7 +41,26 @@ ITEM_COLUMNS = (
     "exchange_order_id",
     "order_id",
 )
-"""The fields of an item that writes a row, as `items_view` shows them."""
+"""The fields of an item that `items_view` shows, in this order."""
+
+WIDE, WIDE_IN_DENSE, DENSE = 42, 28, 8
+"""Cells with more characters than `WIDE` are wrapped in HTML, `WIDE_IN_DENSE` in tables of more than `DENSE` columns:
+reasons have up to 41 characters, instants 27."""
+
+ITEM_COLUMNS = (
+    "trade_id",
+    "symbol",
+    "side",
+    "decision",
+    "reason",
+    "grade",
+    "qty",
+    "price",
+    "filled_at",
+    "exchange_order_id",
+    "order_id",
+)
+"""The fields of an item that `items_view` shows, in this order."""
 
 REASON_COLUMNS = ("trade_id", "symbol", "decision", "reason", "qty", "detail")
 """The fields of an item that stands against a trade, as `items_view` shows them."""
@@ -81,15 +100,11 @@ def checks_view(result: StageResult) -> TableView:
 
 
 def items_view(result: StageResult) -> TableView:
-    """Every item of the result, in two tables: the rows to write or written, and each reason against a trade."""
-    rows = [item for item in result.items if item.decision is not Decision.NO_GO]
-    reasons = [item for item in result.items if item.decision is Decision.NO_GO]
-    return TableView(
-        _items("Rows", "One line per row, with the id that the same facts will always give it.", ITEM_COLUMNS, rows),
-        _items(
-            "Reasons against", "One line per trade and NO_GO reason, and what to do about it.", REASON_COLUMNS, reasons
-        ),
-    )
+    """The rows of the plan, or of what became of it; reasons against a trade have tables of their own."""
+    items = [item for item in result.items if item.decision is not Decision.NO_GO]
+    rows = tuple(tuple(getattr(item, column) for column in ITEM_COLUMNS) for item in items)
+    reading = "One line per row, with the id that the same facts will always give it."
+    return TableView(Table("Rows", reading, ITEM_COLUMNS, rows))
 
 
 def table_frame(table: Table) -> pandas.DataFrame:
@@ -114,10 +129,6 @@ def count(number: int, noun: str, plural: str | None = None) -> str:
     """`1 row`, `2 rows`, `no rows`."""
     word = noun if number == 1 else plural or f"{noun}s"
     return f"{number or 'no'} {word}"
-
-
-def _items(title: str, reading: str, columns: tuple[str, ...], items: Sequence[Item]) -> Table:
-    return Table(title, reading, columns, tuple(tuple(getattr(item, column) for column in columns) for item in items))
 
 
 def _absent(name: str, result: StageResult) -> Table:

@@ -38,7 +38,7 @@ def detect(work: Workspace, profile_id: str, batch_id: str) -> StageResult:
         facts = gather(connection, orders, profile_id, snapshot, also=fills | held)
         orphans = orders.exits_without_trade(connection, profile_id)
         spelled = orders.symbols(connection, profile_id)
-    disagreeing = mismatches(net_positions(build_lifecycles(facts.rows).values()), snapshot)
+    disagreeing = list(mismatches(net_positions(build_lifecycles(facts.rows).values()), snapshot).values())
     with transaction(work.engine) as connection:
         batch = batches.load(connection, batch_id, profile_id, lock=True)
         throttle = timedelta(milliseconds=work.settings.exchange_state_mismatch_throttle_ms)
@@ -100,7 +100,7 @@ def _mismatches(found: Sequence[audit.Mismatch]) -> Table:
     rows = tuple((m.symbol, m.db_open_qty, m.exchange_qty) for m in found)
     return Table(
         "Where table and exchange disagree",
-        "Signed net quantities by canonical symbol: what the table says is open, and what the exchange holds.",
+        "Signed net quantities, all spellings of a symbol together: what the table says is open, and what the exchange holds.",
         ("symbol", "orders", "exchange"),
         rows,
     )

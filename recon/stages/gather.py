@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
 from decimal import Decimal
 
 from sqlalchemy.engine import Connection
@@ -30,27 +30,37 @@ def gather(
     return Facts(profile_id, rows, snapshot, orders.columns)
 
 
-def net_positions(lifecycles: Collection[Lifecycle]) -> dict[str, Decimal]:
-    """What the table says is held, signed, by canonical symbol: longs plus, shorts minus."""
-    net: dict[str, Decimal] = defaultdict(Decimal)
-    for lifecycle in lifecycles:
+@dataclass(frozen=True, slots=True)
+class Booked:
+    """What the table says is held of one symbol: signed, longs plus and shorts minus, under its own spelling."""
+
+    symbol: str
+    qty: Decimal
+
+
+def net_positions(lifecycles: Collection[Lifecycle]) -> dict[str, Booked]:
+    """What the table says is held, by canonical symbol; of several spellings the first is shown."""
+    net: dict[str, Booked] = {}
+    for lifecycle in sorted(lifecycles, key=lambda one: one.symbol.encode()):
         sign = 1 if lifecycle.entry_side is Side.BUY else -1
-        net[canonical_symbol(lifecycle.symbol)] += sign * lifecycle.open_qty
+        booked = net.get(canonical_symbol(lifecycle.symbol), Booked(lifecycle.symbol, Decimal(0)))
+        net[canonical_symbol(lifecycle.symbol)] = Booked(booked.symbol, booked.qty + sign * lifecycle.open_qty)
     return net
 
 
-def mismatches(net: dict[str, Decimal], snapshot: Snapshot | None) -> list[Mismatch]:
-    """The symbols on which table and exchange disagree, by name; none when positions are unknown.
+def mismatches(net: Mapping[str, Booked], snapshot: Snapshot | None) -> dict[str, Mismatch]:
+    """The canonical symbols on which table and exchange disagree; none when positions are unknown.
 
     Legs that cancel out are still held, so a flat table against them is a mismatch.
     """
     positions = market(snapshot).positions
     if positions is None:
-        return []
-    found = []
+        return {}
+    found = {}
     for symbol in sorted(set(net) | set(positions)):
         legs = [leg.qty for leg in positions.get(symbol, ()) if leg.qty]
-        held, booked = sum(legs, Decimal(0)), net.get(symbol, Decimal(0))
-        if held != booked or (legs and not held):
-            found.append(Mismatch(symbol, booked, held))
+        held = sum(legs, Decimal(0))
+        booked = net[symbol] if symbol in net else Booked(positions[symbol][0].symbol, Decimal(0))
+        if held != booked.qty or (legs and not held):
+            found[symbol] = Mismatch(booked.symbol, booked.qty, held)
     return found

@@ -22,7 +22,7 @@ from recon.lifecycles import build_lifecycles
 from recon.orders import OpenLifecycle, Orders
 from recon.plan import market
 from recon.stages.apply import acknowledgements, altered_rows, released_items
-from recon.stages.gather import gather, mismatches, net_positions
+from recon.stages.gather import Booked, gather, mismatches, net_positions
 from recon.workspace import Workspace, reflect
 
 NEARLY_CLOSED = Decimal("0.000001")
@@ -54,7 +54,7 @@ class _Found:
     applied: Mapping[str, Decimal]
     lifecycles: tuple[OpenLifecycle, ...]
     changed_trades: tuple[str, ...]
-    net: Mapping[str, Decimal]
+    net: Mapping[str, Booked]
     counts: Mapping[str, int]
     events: tuple[int, int]
     now: datetime
@@ -76,7 +76,7 @@ def validate(work: Workspace, profile_id: str, batch_id: str) -> StageResult:
     passed = all(check.ok for check in checks)
     with transaction(work.engine) as connection:
         throttle = timedelta(milliseconds=work.settings.exchange_state_mismatch_throttle_ms)
-        disagreeing = mismatches(dict(found.net), snapshot)
+        disagreeing = list(mismatches(found.net, snapshot).values())
         audit.record_events(connection, profile_id, batch_id, disagreeing, throttle=throttle, now=now)
         held = batches.load(connection, batch_id, profile_id, lock=True)
         batches.save(connection, held.moved(Action.VALIDATE if passed else Action.REFUTE), actor=work.actor, now=now)
@@ -186,7 +186,7 @@ def _agreement(found: _Found, snapshot: Snapshot | None, unread: str) -> Check:
     if snapshot is None or snapshot.positions is None:
         why = unread or "positions were not read in full"
         return Check("exchange_agrees", False, f"expected the exchange's positions, found none: {why}")
-    apart = [m for m in mismatches(dict(found.net), snapshot) if m.symbol in repaired]
+    apart = [m for symbol, m in mismatches(found.net, snapshot).items() if symbol in repaired]
     listed = "; ".join(f"{m.symbol}: orders {m.db_open_qty:f}, exchange {m.exchange_qty:f}" for m in apart)
     return Check(
         "exchange_agrees", not apart, listed or f"orders and exchange agree on {len(repaired)} repaired symbols"
