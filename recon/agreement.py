@@ -15,7 +15,7 @@ from recon.domain import Check, State
 from recon.errors import ReconError
 from recon.orders import Orders
 from recon.settings import Settings
-from recon.stages.apply import altered_rows, released_items
+from recon.stages.approved import altered_rows, released_items
 from recon.workspace import open_workspace
 
 

@@ -167,7 +167,7 @@ def decision_counts(connection: Connection, profile_id: str, batch_id: str) -> d
         .group_by(table.c.decision)
         .order_by(table.c.decision)
     )
-    return {decision: count for decision, count in connection.execute(query)}
+    return dict(connection.execute(query).tuples().all())
 
 
 def applied_ids(connection: Connection, profile_id: str, batch_id: str) -> dict[str, Decimal]:
@@ -179,7 +179,7 @@ def applied_ids(connection: Connection, profile_id: str, batch_id: str) -> dict[
         table.c.decision == Decision.APPLIED.value,
         table.c.reverted_at.is_(None),
     )
-    return {order_id: qty for order_id, qty in connection.execute(query)}
+    return dict(connection.execute(query).tuples().all())
 
 
 def owners(connection: Connection, profile_id: str, order_ids: Collection[str]) -> dict[str, str]:
@@ -195,7 +195,7 @@ def owners(connection: Connection, profile_id: str, order_ids: Collection[str]) 
         )
         .order_by(table.c.created_at)
     )
-    return {order_id: batch_id for order_id, batch_id in connection.execute(query)}
+    return dict(connection.execute(query).tuples().all())
 
 
 def touched_ids(connection: Connection, profile_id: str, batch_id: str) -> set[str]:

@@ -17,15 +17,12 @@ import click
 from recon import audit, batches
 from recon.agreement import database_checks
 from recon.database import transaction
-from recon.demo_run import run_demo
 from recon.doctor import examine
 from recon.domain import Check, Stage
 from recon.errors import ReconError
 from recon.identity import check_batch_id
 from recon.incident import commit_outcome, exact
-from recon.lab import open_lab
 from recon.reporting.result import console_text, printable
-from recon.reporting.runner import run_stage
 from recon.reporting.verify import verify_folder
 from recon.settings import load_settings
 from recon.stages.approve import approve, summary
@@ -51,6 +48,8 @@ def cli() -> None:
 @as_json
 def demo_command(as_json: bool) -> None:
     """Run the whole demo incident on embedded PostgreSQL; ends with the report's path."""
+    from recon.demo_run import run_demo  # slow to import, as are the two below: they bring papermill
+
     finished = run_demo(load_settings(), progress=_progress())
     _say(as_json, finished.document(), finished.lines())
     sys.exit(finished.exit_status)
@@ -90,6 +89,8 @@ def run_command(
 
     STAGE is one of detect, dry-run, apply, validate, rollback. Running a stage again is safe.
     """
+    from recon.reporting.runner import run_stage
+
     this = Stage(stage)
     if (trade_ids or symbols) and this is not Stage.DRY_RUN:
         raise click.UsageError("--trade-id and --symbol narrow the batch when it is planned; use them with dry-run.")
@@ -171,6 +172,8 @@ def verify_command(directory: Path, as_json: bool) -> None:
 @click.argument("arguments", nargs=-1, type=click.UNPROCESSED, metavar="[JUPYTER OPTIONS]...")
 def lab_command(arguments: Sequence[str]) -> None:
     """Open JupyterLab on the notebooks, with this configuration."""
+    from recon.lab import open_lab
+
     sys.exit(open_lab(load_settings(), arguments))
 
 

@@ -47,9 +47,9 @@ class Workspace:
     engine: Engine
     exchange: Exchange | None
     status_url: str | None
-    scope: Scope = Scope()
+    scope: Scope = field(default_factory=Scope)
     fixed_now: datetime | None = None
-    assumed_flags: tuple[str, ...] = field(default=())
+    assumed_flags: tuple[str, ...] = ()
 
     def now(self, connection: Connection) -> datetime:
         """The demo's fixed instant, else the database server's clock; reads only."""

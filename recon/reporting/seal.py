@@ -10,15 +10,15 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
-
-import nbformat
-from nbformat import NotebookNode
+from typing import TYPE_CHECKING, Any
 
 from recon.domain import StageResult, Verdict
 from recon.identity import digest
 from recon.reporting.markup import fill
 from recon.reporting.result import KEYS, ResultJson, ordered, result_json
+
+if TYPE_CHECKING:
+    from nbformat import NotebookNode
 
 SEAL_TYPE = "application/vnd.recon.seal+json"
 """The media type of the sealed result."""
@@ -88,6 +88,8 @@ def read_report(path: Path, expected: Mapping[str, str] | None = None) -> SealRe
 
 def load_notebook(path: Path) -> NotebookNode:
     """The notebook saved at `path`; raises `ValueError` if it is none."""
+    import nbformat  # slow to import, and a notebook's own kernel never reads one
+
     captured: dict[str, Exception] = {}
     try:
         notebook: NotebookNode = nbformat.read(path, 4, captured)  # type: ignore[no-untyped-call]

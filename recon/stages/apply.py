@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import datetime
 from decimal import Decimal
 from typing import Any
-
-from sqlalchemy.engine import Connection
 
 from recon import audit, batches
 from recon.allocation import TradeKey
@@ -19,38 +17,26 @@ from recon.criteria import differences
 from recon.database import transaction
 from recon.domain import (
     CANCELED,
-    Cell,
     Check,
     Decision,
     Item,
     Reason,
     Snapshot,
-    Stage,
     StageResult,
     State,
-    Table,
     Verdict,
     Window,
 )
 from recon.errors import ReconError, Refused
 from recon.evidence import UnitKey
 from recon.identity import canonical_json, canonical_symbol, canonical_time
-from recon.orders import Orders
-from recon.plan import Plan, Scope, build_plan, item_from
+from recon.plan import Plan, Scope, build_plan
+from recon.stages.apply_result import Applied, apply_result
+from recon.stages.approved import altered_rows, released_items
 from recon.stages.dry_run import require_enabled
 from recon.stages.gather import gather
-from recon.stages.writing import Held, Written, write
+from recon.stages.writing import Held, write
 from recon.workspace import Workspace, reflect
-
-
-@dataclass(frozen=True, slots=True)
-class Applied:
-    """What one apply did: each released item with its decision, what it left, and the checks that held."""
-
-    decisions: tuple[tuple[Item, Decision], ...]
-    left: tuple[Item, ...]
-    checks: tuple[Check, ...]
-    lifecycles: tuple[tuple[TradeKey, Decimal, Decimal], ...]
 
 
 class StalePlan(Refused):
@@ -85,7 +71,7 @@ def apply(work: Workspace, profile_id: str, batch_id: str) -> StageResult:
     except StalePlan:
         _void(work, batch, now)
         raise
-    return _result(batch, done, written)
+    return apply_result(batch, done, written)
 
 
 def _window(batch: Batch) -> Window | None:
@@ -153,8 +139,8 @@ def _recompute(work: Workspace, held: Held, snapshot: Snapshot | None) -> Plan:
     if plan.digest != batch.plan_digest:
         raise StalePlan(
             "stale_plan",
-            f"The facts are not those that were approved: {_what_changed(batch, plan)}. Nothing was written; run dry-run, "
-            "review and approve again.",
+            f"The facts are not those that were approved: {_what_changed(batch, plan)}. Nothing was written; "
+            "run dry-run, review and approve again.",
         )
     return plan
 
@@ -260,125 +246,8 @@ def _compare(work: Workspace, batch: Batch, now: datetime) -> StageResult:
     applied = Applied(
         tuple((item, Decision.SKIP_EXISTING) for item in same), (), (Check("rows_as_approved", not wrong, detail),), ()
     )
-    result = _result(batch, applied, None)
+    result = apply_result(batch, applied, None)
     if wrong:
         message = f"The batch was applied, but rows are no longer as approved: {detail}. Find out who changed them."
         return replace(result, verdict=Verdict.FAILED, code="existing_row_differs", message=message)
     return replace(result, message="the batch was applied before; nothing was written to orders")
-
-
-def released_items(batch: Batch) -> list[Item]:
-    """The approved items of a batch, from its stored plan and approval."""
-    items = [item_from(document) for document in (batch.plan or {}).get("document", {}).get("items", ())]
-    wanted = set((batch.approval or {}).get("items", ()))
-    return [item for item in items if item.writes and item.order_id in wanted]
-
-
-def altered_rows(connection: Connection, orders: Orders, profile_id: str, items: Sequence[Item]) -> dict[str, str]:
-    """For each item whose row is not there, filled and identical: what is wrong with it; reads only."""
-    ids = [item.order_id or "" for item in items]
-    found = {row.order_id: row for row in orders.rows(connection, profile_id, order_ids=ids)}
-    wrong = {}
-    for item in items:
-        row = found.get(item.order_id or "")
-        if row is None:
-            wrong[item.order_id or ""] = "is missing"
-        elif differing := differences(item, row, profile_id, orders.columns):
-            wrong[item.order_id or ""] = f"differs in {', '.join(differing)}"
-        elif row.status != "filled":
-            wrong[item.order_id or ""] = f"has status {row.status!r}"
-    return wrong
-
-
-def _result(batch: Batch, done: Applied, written: Written | None) -> StageResult:
-    committed = written.note if written and written.note else None
-    counts = Counter(decision.value for _, decision in done.decisions)
-    counts.update(item.decision.value for item in done.left)
-    items = (*(replace(item, decision=decision) for item, decision in done.decisions), *done.left)
-    return StageResult(
-        Stage.APPLY,
-        batch.profile_id,
-        batch.batch_id,
-        Verdict.DONE,
-        plan_digest=batch.plan_digest,
-        checks=done.checks,
-        counts=dict(sorted(counts.items())),
-        items=items,
-        message=committed,
-        tables={
-            "applied": _applied(done),
-            "left_open": _left(done),
-            "acknowledgements": acknowledgements(batch),
-            "invariants": _lifecycles(done),
-            "transaction": _transaction(batch, written),
-        },
-    )
-
-
-def _applied(done: Applied) -> Table:
-    rows = tuple(
-        (
-            item.symbol,
-            item.trade_id,
-            decision.value,
-            item.reason.value,
-            item.qty,
-            item.price,
-            item.filled_at,
-            item.order_id,
-        )
-        for item, decision in done.decisions
-    )
-    return Table(
-        "Rows of the approved plan",
-        "APPLIED rows were written by this run; SKIP_EXISTING rows were there already, identical and filled.",
-        ("symbol", "trade_id", "decision", "reason", "qty", "price", "filled_at", "order_id"),
-        rows,
-    )
-
-
-def _left(done: Applied) -> Table:
-    rows = tuple((item.symbol, item.trade_id, item.reason.value, item.qty, item.detail) for item in done.left)
-    return Table(
-        "What was left open",
-        "Acknowledged at approval: nothing was written for these quantities.",
-        ("symbol", "trade_id", "reason", "qty", "detail"),
-        rows,
-    )
-
-
-def acknowledgements(batch: Batch) -> Table:
-    """Who acknowledged what, and why; shown in every report after the approval."""
-    approval = batch.approval or {}
-    rows = tuple(
-        (trade, why, approval.get("by")) for trade, why in sorted(approval.get("acknowledgements", {}).items())
-    )
-    return Table(
-        "Acknowledgements",
-        "Trades that a person named at approval, with the reason given.",
-        ("trade_id", "reason given", "by"),
-        rows,
-    )
-
-
-def _lifecycles(done: Applied) -> Table:
-    rows = tuple((*key, before, before - after, after) for key, before, after in done.lifecycles)
-    return Table(
-        "Open quantity before and after",
-        "Asked of the database inside the transaction; after = before - closed, and never below zero.",
-        ("symbol", "trade_id", "open_before", "closed_qty", "open_after"),
-        rows,
-    )
-
-
-def _transaction(batch: Batch, written: Written | None) -> Table:
-    approval = batch.approval or {}
-    facts: list[tuple[Cell, ...]] = [
-        ("approved by", approval.get("by")),
-        ("approval expires", approval.get("expires_at")),
-        ("plan digest", batch.plan_digest),
-        ("outcome", written.outcome.value if written else "nothing to commit to orders: applied before"),
-    ]
-    if written and written.note:
-        facts.append(("note", written.note))
-    return Table("The transaction", "One transaction held everything above.", ("fact", "value"), tuple(facts))

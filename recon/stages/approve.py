@@ -87,9 +87,8 @@ def summary(approval: Approval) -> list[str]:
     for (symbol, reason), items in sorted(groups.items()):
         qty = sum((item.qty or Decimal(0) for item in items), Decimal(0))
         notional = sum(((item.qty or Decimal(0)) * (item.price or Decimal(0)) for item in items), Decimal(0))
-        lines.append(
-            f"{symbol} {reason}: {len(items)} rows, quantity {canonical_decimal(qty)}, notional {canonical_decimal(notional)}"
-        )
+        sums = f"quantity {canonical_decimal(qty)}, notional {canonical_decimal(notional)}"
+        lines.append(f"{symbol} {reason}: {len(items)} rows, {sums}")
     return lines
 
 

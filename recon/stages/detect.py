@@ -100,7 +100,8 @@ def _mismatches(found: Sequence[audit.Mismatch]) -> Table:
     rows = tuple((m.symbol, m.db_open_qty, m.exchange_qty) for m in found)
     return Table(
         "Where table and exchange disagree",
-        "Signed net quantities, all spellings of a symbol together: what the table says is open, and what the exchange holds.",
+        "Signed net quantities, all spellings of a symbol together: what the table says is open, and what the exchange "
+        "holds.",
         ("symbol", "orders", "exchange"),
         rows,
     )
@@ -148,8 +149,8 @@ def _unowned(facts: Facts, work: Workspace) -> Table:
     )
     return Table(
         "Fills that nobody owns",
-        "What is left of the exchange's fills after every row and every open trade took its share: manual orders, other "
-        "bots, or trades that the table never saw.",
+        "What is left of the exchange's fills after every row and every open trade took its share: manual orders, "
+        "other bots, or trades that the table never saw.",
         ("symbol", "side", "exchange_order_id", "filled_at", "qty", "left"),
         rows,
     )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -12,10 +12,11 @@ import sqlalchemy as sa
 from recon import audit, batches
 from recon.batches import Action
 from recon.database import transaction
-from recon.domain import Cell, Check, Decision, Item, Reason, Snapshot, Stage, StageResult, Table, Verdict
+from recon.domain import Check, Decision, Reason, Snapshot, StageResult
 from recon.errors import Refused
 from recon.pause import PauseAnswer
 from recon.plan import Facts, Plan, Scope, build_plan
+from recon.stages.dry_run_result import dry_run_result
 from recon.stages.gather import gather
 from recon.workspace import Workspace, reflect
 
@@ -54,7 +55,7 @@ def dry_run(work: Workspace, profile_id: str, batch_id: str) -> StageResult:
     plan = build_plan(reading.facts, work.rules, work.scope, reasons)
     _check_size(work, plan)
     checks = _record(work, batch_id, plan, snapshot, reading, _before(work, plan, pause, reading, unavailable), now)
-    return _result(batch_id, plan, checks, snapshot, reading)
+    return dry_run_result(batch_id, plan, checks, snapshot, reading.facts)
 
 
 def require_enabled(work: Workspace) -> None:
@@ -200,130 +201,3 @@ def _on_fills(plan: Plan) -> tuple[bool, str]:
     backed = sum(len(judgement.allocations) for judgement in plan.judgements if not judgement.is_blocked)
     detail = f"{len(evidence)} rows rest on {backed} allocations of {len(units)} units; over-spent units: {len(over)}"
     return not over and backed == len(evidence), detail
-
-
-def _result(
-    batch_id: str, plan: Plan, checks: tuple[Check, ...], snapshot: Snapshot | None, reading: _Reading
-) -> StageResult:
-    if not plan.open_lifecycles:
-        verdict = Verdict.DONE
-    else:
-        verdict = Verdict.GO if all(check.ok for check in checks) else Verdict.NO_GO
-    return StageResult(
-        Stage.DRY_RUN,
-        plan.profile_id,
-        batch_id,
-        verdict,
-        plan_digest=plan.digest,
-        checks=checks,
-        counts=dict(sorted(Counter(item.decision.value for item in plan.items).items())),
-        items=plan.items,
-        message=None if plan.open_lifecycles else "nothing to repair: the profile has no open lifecycle",
-        tables=_tables(plan, snapshot, reading),
-    )
-
-
-def _tables(plan: Plan, snapshot: Snapshot | None, reading: _Reading) -> dict[str, Table]:
-    return {
-        "targets": _targets(plan),
-        "allocations": _allocations(plan),
-        "conditions": _conditions(plan),
-        "by_symbol": _by_symbol(plan.rows_to_write),
-        "unrecognised_rows": _unmatched(plan),
-        "notes": _notes(snapshot, reading.facts),
-    }
-
-
-def _targets(plan: Plan) -> Table:
-    rows = []
-    for judgement in plan.judgements:
-        lifecycle = judgement.lifecycle
-        reasons = ", ".join(judgement.reasons)
-        rows.append(
-            (lifecycle.symbol, lifecycle.trade_id, lifecycle.closing_side.value, lifecycle.open_qty, judgement.evidence)
-            + (judgement.remainder, reasons)
-        )
-    return Table(
-        "Targets",
-        "What fills cover of each open trade, what they do not, and every reason that applies.",
-        ("symbol", "trade_id", "closing_side", "open_qty", "evidence_qty", "remainder", "reasons"),
-        tuple(rows),
-    )
-
-
-def _allocations(plan: Plan) -> Table:
-    rows: list[tuple[Cell, ...]] = []
-    for judgement in plan.judgements:
-        for made in judgement.allocations:
-            unit = made.unit
-            rows.append(
-                (
-                    *made.trade,
-                    unit.exchange_order_id,
-                    unit.filled_at,
-                    unit.qty,
-                    made.qty,
-                    unit.price,
-                    made.grade.value,
-                    made.why,
-                )
-            )
-    return Table(
-        "Allocations",
-        "Which fills close which trade: a unit is all fills of one exchange order at one instant; the last column says "
-        "why it goes to this trade.",
-        ("symbol", "trade_id", "exchange_order_id", "filled_at", "unit_qty", "qty", "price", "grade", "why"),
-        tuple(rows),
-    )
-
-
-def _conditions(plan: Plan) -> Table:
-    against = [item for item in plan.items if item.decision is Decision.NO_GO]
-    return Table(
-        "What stands against it",
-        "One line per trade and reason: what was expected, what was found, what to do.",
-        ("symbol", "trade_id", "reason", "qty", "detail"),
-        tuple((item.symbol, item.trade_id, item.reason.value, item.qty, item.detail) for item in against),
-    )
-
-
-def _by_symbol(rows: Iterable[Item]) -> Table:
-    """Rows, quantity and notional per symbol; dust rows without evidence apart."""
-    groups: dict[tuple[str, str], list[Item]] = {}
-    for item in rows:
-        groups.setdefault((item.symbol, item.reason.value), []).append(item)
-    lines = []
-    for (symbol, reason), items in sorted(groups.items()):
-        qty = sum(item.qty or 0 for item in items)
-        notional = sum((item.qty or 0) * (item.price or 0) for item in items)
-        lines.append((symbol, reason, len(items), qty, notional))
-    return Table(
-        "What would be written",
-        "Rows, quantity in units of the symbol and notional in its quote, per symbol and reason.",
-        ("symbol", "reason", "rows", "qty", "notional"),
-        tuple(lines),
-    )
-
-
-def _unmatched(plan: Plan) -> Table:
-    rows = sorted(plan.ledger.unmatched, key=lambda pair: pair[0].order_id)
-    return Table(
-        "Rows that no order of the exchange explains",
-        "Filled rows whose exchange order was not found among the fills, and what was done about it.",
-        ("order_id", "symbol", "trade_id", "quantity", "filled_at", "note"),
-        tuple((row.order_id, row.symbol, row.trade_id, row.quantity, row.filled_at, note) for row, note in rows),
-    )
-
-
-def _notes(snapshot: Snapshot | None, facts: Facts) -> Table:
-    notes = ["No exchange is configured (RECON_EXCHANGE): positions are unknown."]
-    if snapshot is not None:
-        start, end = snapshot.window.start, snapshot.window.end
-        notes = [
-            f"Fills from {start:%Y-%m-%d %H:%M:%S} to {end:%Y-%m-%d %H:%M:%S} UTC are evidence; older ones are not."
-        ]
-        notes += snapshot.notes
-    assumed = sum(row.is_filled and row.filled_at_assumed for row in facts.rows)
-    if assumed:
-        notes.append(f"filled_at is NULL on {assumed} filled rows; created_at stands in.")
-    return Table("Notes", "Each line limits what this plan can say.", ("note",), tuple((note,) for note in notes))

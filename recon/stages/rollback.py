@@ -13,7 +13,7 @@ from recon.batches import Action
 from recon.database import transaction
 from recon.domain import Check, Item, Stage, StageResult, State, Table, Verdict
 from recon.errors import ReconError, Refused
-from recon.stages.apply import acknowledgements, altered_rows, released_items
+from recon.stages.approved import acknowledgements, altered_rows, released_items
 from recon.stages.writing import Held, Written, write
 from recon.workspace import Workspace
 

@@ -21,7 +21,7 @@ from recon.identity import canonical_decimal, canonical_symbol
 from recon.lifecycles import build_lifecycles
 from recon.orders import OpenLifecycle, Orders
 from recon.plan import market
-from recon.stages.apply import acknowledgements, altered_rows, released_items
+from recon.stages.approved import acknowledgements, altered_rows, released_items
 from recon.stages.gather import Booked, gather, mismatches, net_positions
 from recon.workspace import Workspace, reflect
 
@@ -212,15 +212,16 @@ def _tables(found: _Found) -> dict[str, Table]:
         ),
         "events": Table(
             "Mismatch events of this profile",
-            "How often table and exchange were found apart, up to the batch's first detect and since; the throttle keeps "
-            "repeated events of a symbol out, so silence right after a repair means little.",
+            "How often table and exchange were found apart, up to the batch's first detect and since; the throttle "
+            "keeps repeated events of a symbol out, so silence right after a repair means little.",
             ("when", "events"),
             (("up to the first detect", before), ("since", since)),
         ),
         "acknowledgements": acknowledgements(found.batch),
         "runbook_open": Table(
             "Still open by the runbook's query",
-            "Every lifecycle of the profile above 0.000001: acknowledged remainders, trades outside the batch and live positions.",
+            "Every lifecycle of the profile above 0.000001: acknowledged remainders, trades outside the batch and live "
+            "positions.",
             ("symbol", "trade_id", "entry_qty", "exit_qty", "open_qty"),
             tuple((one.symbol, one.trade_id, one.entry_qty, one.exit_qty, one.open_qty) for one in still_open),
         ),
