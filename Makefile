@@ -1,11 +1,12 @@
 # Every target does its own set-up; a machine needs Python 3.11 or later with pip, and make. Nothing is compiled.
 #
-#   make demo    the whole incident on an embedded PostgreSQL; ends with the report's path
-#   make lab     JupyterLab on the notebooks
-#   make test    format, lint, types, tests, and the notebooks cell by cell against their saved outputs
-#   make lint    the first three of these
-#   make lock    resolve the dependencies again and write requirements.lock
-#   make clean   delete the environment and the caches; reports stay
+#   make demo        the whole incident on an embedded PostgreSQL; ends with the report's path
+#   make lab         JupyterLab on the notebooks
+#   make test        format, lint, types, tests, and the notebooks cell by cell against their saved outputs
+#   make lint        the first three of these
+#   make notebooks   run the notebooks on the demo and save their outputs in place
+#   make lock        resolve the dependencies again and write requirements.lock
+#   make clean       delete the environment and the caches; reports stay
 #
 # PYTHON=/path/to/python names the interpreter; without it the first of these that is new enough is taken.
 
@@ -17,7 +18,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 PIP := $(PYTHON) -m pip --disable-pip-version-check --quiet
 
-.PHONY: demo lab test lint lock clean
+.PHONY: demo lab test lint notebooks lock clean
 .DELETE_ON_ERROR:
 
 demo: $(READY)
@@ -27,12 +28,16 @@ lab: $(READY)
 	$(BIN)/recon lab
 
 test: lint
-	$(BIN)/python -m pytest --nbval --nbval-sanitize-with tests/nbval_sanitize.cfg tests notebooks
+	$(BIN)/python -m pytest --nbval --nbval-current-env --nbval-sanitize-with tests/nbval_sanitize.cfg tests notebooks
 
 lint: $(READY)
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy recon
+
+notebooks: $(READY)
+	$(BIN)/jupyter nbconvert --to notebook --execute --inplace --ExecutePreprocessor.record_timing=False \
+		--KernelManager.transport_encryption=required notebooks/*.ipynb
 
 $(READY): requirements.lock pyproject.toml
 	$(if $(PYTHON),,$(error No Python 3.11 or later was found: install one, or name it with make PYTHON=...))

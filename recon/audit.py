@@ -1,6 +1,6 @@
 """recon's own tables, the audit trail and the mismatch events.
 
-Entry points: `create_tables`, `append`, `mark_reverted`, `owned_by`, `record_events`. The audit table is
+Entry points: `create_tables`, `append`, `mark_reverted`, `owners`, `record_events`. The audit table is
 append-only but for reverted_at, which is set once (rules.md 11). Every statement on audit and events has an
 equality on profile_id.
 """
@@ -11,6 +11,7 @@ from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from decimal import Decimal
+from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy.dialects.postgresql import JSONB
@@ -18,31 +19,43 @@ from sqlalchemy.engine import Connection
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.schema import CreateIndex, CreateTable
 
-from recon.domain import Decision, Item
+from recon.domain import BACKFILL_PREFIX, Decision, Item
 from recon.errors import Refused
+from recon.identity import advisory_key
 
 INSTANT = sa.DateTime(timezone=True)
 metadata = sa.MetaData()
 
+
+class Text(sa.types.UserDefinedType[str]):
+    """Text whose parameters go untyped: a backend's own audit table may hold uuid ids or an enum of decisions."""
+
+    cache_ok = True
+
+    def get_col_spec(self, **_: Any) -> str:
+        """How DDL calls it."""
+        return "TEXT"
+
+
 audit_table = sa.Table(
     "reconciliation_backfill_audit",
     metadata,
-    sa.Column("batch_id", sa.Text, nullable=False),
-    sa.Column("profile_id", sa.Text, nullable=False),
-    sa.Column("symbol", sa.Text),
-    sa.Column("trade_id", sa.Text),
-    sa.Column("decision", sa.Text, nullable=False),
-    sa.Column("reason", sa.Text),
+    sa.Column("batch_id", Text, nullable=False),
+    sa.Column("profile_id", Text, nullable=False),
+    sa.Column("symbol", Text),
+    sa.Column("trade_id", Text),
+    sa.Column("decision", Text, nullable=False),
+    sa.Column("reason", Text),
     sa.Column("filled_qty", sa.Numeric),
-    sa.Column("backfill_order_id", sa.Text),
-    sa.Column("exchange_client_order_id", sa.Text),
+    sa.Column("backfill_order_id", Text),
+    sa.Column("exchange_client_order_id", Text),
     sa.Column("created_at", INSTANT, nullable=False, server_default=sa.func.now()),
     sa.Column("reverted_at", INSTANT),
-    sa.Column("exchange_order_id", sa.Text),
+    sa.Column("exchange_order_id", Text),
     sa.Column("evidence_filled_at", INSTANT),
     sa.Column("price", sa.Numeric),
-    sa.Column("plan_digest", sa.Text),
-    sa.Column("actor", sa.Text),
+    sa.Column("plan_digest", Text),
+    sa.Column("actor", Text),
     sa.Index("reconciliation_backfill_audit_batch", "profile_id", "batch_id"),
 )
 
@@ -102,16 +115,17 @@ def create_tables(connection: Connection) -> list[str]:
     return statements
 
 
-def check_writable(connection: Connection) -> None:
-    """Prove in a savepoint that an audit row can be written, then take it back; writes nothing.
+def check_writable(connection: Connection, profile_id: str, symbol: str, trade_id: str | None) -> None:
+    """Prove in a savepoint that an audit row of the trade can be written, then take it back; writes nothing.
 
     Raises `Refused` (audit_unavailable), runbook section 6.
     """
     savepoint = connection.begin_nested()
     try:
-        cells = {column.name: None for column in audit_table.columns}
-        probe = cells | {"batch_id": "probe", "profile_id": "probe", "decision": "NO_GO", "created_at": sa.func.now()}
-        connection.execute(sa.insert(audit_table).values(probe))
+        known = {"batch_id": "probe", "profile_id": profile_id, "symbol": symbol, "trade_id": trade_id}
+        told = {"decision": "NO_GO", "reason": "probe", "filled_qty": 0, "backfill_order_id": BACKFILL_PREFIX}
+        cells = {column.name: None for column in audit_table.columns} | known | told | {"created_at": sa.func.now()}
+        connection.execute(sa.insert(audit_table).values(cells))
     except DBAPIError as error:
         raise Refused(
             "audit_unavailable",
@@ -167,19 +181,19 @@ def decision_counts(connection: Connection, profile_id: str, batch_id: str) -> d
         .group_by(table.c.decision)
         .order_by(table.c.decision)
     )
-    return dict(connection.execute(query).tuples().all())
+    return {row[0]: row[1] for row in connection.execute(query)}
 
 
 def applied_ids(connection: Connection, profile_id: str, batch_id: str) -> dict[str, Decimal]:
     """order_id and quantity of the batch's APPLIED audit rows that are not reverted; reads only."""
     table = audit_table
-    query = sa.select(table.c.backfill_order_id, table.c.filled_qty).where(
+    query = sa.select(table.c.backfill_order_id, sa.cast(table.c.filled_qty, sa.Numeric)).where(
         table.c.profile_id == profile_id,
         table.c.batch_id == batch_id,
         table.c.decision == Decision.APPLIED.value,
         table.c.reverted_at.is_(None),
     )
-    return dict(connection.execute(query).tuples().all())
+    return {row[0]: row[1] for row in connection.execute(query)}
 
 
 def owners(connection: Connection, profile_id: str, order_ids: Collection[str]) -> dict[str, str]:
@@ -189,13 +203,13 @@ def owners(connection: Connection, profile_id: str, order_ids: Collection[str]) 
         sa.select(table.c.backfill_order_id, table.c.batch_id)
         .where(
             table.c.profile_id == profile_id,
-            table.c.backfill_order_id.in_(sorted(order_ids)),
+            table.c.backfill_order_id == sa.any_(sa.cast(sorted(order_ids), sa.ARRAY(sa.Text))),
             table.c.decision == Decision.APPLIED.value,
             table.c.reverted_at.is_(None),
         )
         .order_by(table.c.created_at)
     )
-    return dict(connection.execute(query).tuples().all())
+    return {row[0]: row[1] for row in connection.execute(query)}
 
 
 def touched_ids(connection: Connection, profile_id: str, batch_id: str) -> set[str]:
@@ -239,8 +253,13 @@ def record_events(
     throttle: timedelta,
     now: datetime,
 ) -> int:
-    """Write one event per mismatch unless its symbol had one within the throttle; writes, returns how many."""
+    """Write one event per mismatch unless its symbol had one within the throttle; writes, returns how many.
+
+    One writer of a profile at a time: two that look at once would both find silence.
+    """
     table = events_table
+    key = sa.literal(advisory_key(f"{profile_id}\0events"), sa.BigInteger)
+    connection.execute(sa.select(sa.func.pg_advisory_xact_lock(key)))
     recent = sa.select(table.c.symbol).where(table.c.profile_id == profile_id, table.c.created_at > now - throttle)
     quiet = {symbol for (symbol,) in connection.execute(recent)}
     rows = [

@@ -123,8 +123,9 @@ def run_command(
 def approve_command(batch_id: str, by: str, acknowledge: Sequence[str], as_json: bool) -> None:
     """Release the rows of the batch's plan for 24 hours. Changing or re-planning the batch voids it."""
     check_batch_id(batch_id)
+    work = open_workspace()
     with exact():
-        approval = approve(open_workspace(), batch_id, by, acknowledge)
+        approval = approve(work, batch_id, by, acknowledge)
         lines = [f"approved: {len(approval.released)} rows of plan {approval.plan_digest}", *summary(approval)]
     lines += [f"acknowledged {trade_id}: {why}" for trade_id, why in approval.acknowledgements.items()]
     lines.append(f"valid until {approval.expires_at:%Y-%m-%d %H:%M:%S} UTC")

@@ -73,13 +73,14 @@ class Amount:
 
 @dataclass(frozen=True, slots=True)
 class Columns:
-    """What the `orders` table can say: limits of its amounts, and which optional columns it has."""
+    """What the `orders` table can say: limits of its amounts, which optional columns it has, decimals of filled_at."""
 
     quantity: Amount = Amount()
     qty: Amount = Amount()
     price: Amount = Amount()
     has_side: bool = True
     has_exchange_order_id: bool = True
+    time_digits: int = 6
 
 
 @dataclass(frozen=True, slots=True)
@@ -286,6 +287,8 @@ def _against_row(case: Case, row: Item) -> Iterable[tuple[Reason, str]]:
         )
     elif row.price <= 0 or not case.columns.price.holds(row.price):
         yield Reason.UNREPRESENTABLE_QUANTITY, f"orders cannot hold the price of {row.order_id}; widen its column"
+    elif row.filled_at and row.filled_at.microsecond % 10 ** (6 - case.columns.time_digits):
+        yield Reason.UNREPRESENTABLE_QUANTITY, f"orders cannot hold {canonical_time(row.filled_at)}; widen filled_at"
     existing = case.existing.get(row.order_id or "")
     if existing is not None:
         differing = differences(row, existing, case.profile_id, case.columns)

@@ -18,7 +18,7 @@ import sqlalchemy as sa
 
 from recon import batches, demo
 from recon.database import shown_url, transaction
-from recon.domain import Cell, Reason, Stage, StageResult, State, Table, Verdict
+from recon.domain import Cell, Stage, StageResult, State, Table, Verdict
 from recon.errors import ReconError
 from recon.identity import advisory_key, check_batch_id
 from recon.plan import EXACT
@@ -152,8 +152,8 @@ def _card(stage: Stage, work: Workspace, profile_id: str, batch_id: str) -> Tabl
         name: f"{value} (the demo's, unset)" if name in work.assumed_flags else value
         for name, value in work.settings.flags().items()
     }
-    if not work.settings.recon_exit_backfill_require_pause:
-        flags[Reason.PROFILE_NOT_PAUSED.value] = "not checked: this profile may be trading while it is repaired"
+    required = work.settings.recon_exit_backfill_require_pause
+    pause = "required" if required else "NOT required: this profile may be trading while it is repaired"
     rows: list[tuple[Cell, ...]] = [
         ("stage", stage.value),
         ("profile_id", profile_id),
@@ -164,6 +164,7 @@ def _card(stage: Stage, work: Workspace, profile_id: str, batch_id: str) -> Tabl
         ("narrowed to trades", ", ".join(work.scope.trade_ids) or "no"),
         ("narrowed to symbols", ", ".join(work.scope.symbols) or "no"),
         ("clock", f"{now:%Y-%m-%d %H:%M:%S} UTC" + (" (the demo's, which stands still)" if work.fixed_now else "")),
+        ("pause", pause),
         *flags.items(),
         ("actor", work.actor),
         ("recon", version("recon")),

@@ -30,6 +30,8 @@ FLOAT_DIGITS = 15
 """Decimal digits that a double precision column gives back unchanged."""
 REAL_DIGITS = 6
 """The same for a real column."""
+TIME_DIGITS = 6
+"""Decimals of a second that a timestamp column keeps unless its type says otherwise."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +75,7 @@ def _columns(table: sa.Table) -> Columns:
         price=_amount(table.c.price.type),
         has_side="side" in table.c,
         has_exchange_order_id="exchange_order_id" in table.c,
+        time_digits=TIME_DIGITS if (digits := getattr(table.c.filled_at.type, "precision", None)) is None else digits,
     )
 
 
@@ -153,7 +156,7 @@ def _arbiter(unique: Sequence[tuple[str, ...]]) -> tuple[str, ...]:
                 return columns
     raise _unsuitable(
         "no unique index of orders covers order_id (alone, or with profile_id)",
-        ["CREATE UNIQUE INDEX CONCURRENTLY orders_order_id_key ON orders (order_id);"],
+        ["CREATE UNIQUE INDEX CONCURRENTLY ON orders (order_id);"],
     )
 
 

@@ -139,21 +139,30 @@ def test_a_row_may_hold_the_fill_of_its_own_last_instant(facts):
 @ledger
 def test_no_trade_gets_a_fill_from_before_its_beginning(facts):
     """
-    T2 is older but began after the order's first fill... the first fill is then T1's recorded one, and stays so.
+    T2 began before T1, yet after the order's first fill, which T1's row holds: it stays with T1.
 
-        10:05:00  ENTRY  T2  buy   4
-        08:50:00  ENTRY  T1  buy   5
-        10:20:00  EXIT   T1  sell  5  @100  X  created=10:00:00
+        10:05:00  ENTRY  T2  buy   5
+        10:07:00  ENTRY  T1  buy   2
+        10:05:00  EXIT   T1  sell  2  @100  X  created=10:00:00
         10:00:00  fill   X   sell  2
-        10:10:00  fill   X   sell  4
-        10:20:00  fill   X   sell  3
+        10:10:00  fill   X   sell  3
+        10:20:00  fill   X   sell  2
     """
-    assert shares(plan_of(facts)) == [
-        "10:00:00 X T1-recorded 2",
-        "10:10:00 X T1-recorded 3",
-        "10:10:00 X T2 1",
-        "10:20:00 X T2 3",
-    ]
+    assert shares(plan_of(facts)) == ["10:00:00 X T1-recorded 2", "10:10:00 X T2 3", "10:20:00 X T2 2"]
+
+
+@ledger
+def test_a_trade_may_get_a_fill_of_its_very_beginning(facts):
+    """
+    T2 began at 10:00, the order's first fill; it is older than T1, whose row holds that fill.
+
+        10:00:00  ENTRY  T2  buy   2
+        10:07:00  ENTRY  T1  buy   2
+        10:10:00  EXIT   T1  sell  2  @100  X  created=10:00:00
+        10:00:00  fill   X   sell  1
+        10:10:00  fill   X   sell  3
+    """
+    assert shares(plan_of(facts)) == ["10:00:00 X T2 1", "10:10:00 X T1-recorded 2", "10:10:00 X T2 1"]
 
 
 @ledger

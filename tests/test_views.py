@@ -102,16 +102,14 @@ def test_a_refused_stage_has_empty_tables_that_say_why() -> None:
     assert text.count("Nothing was read for this table: the stage ended with stale_plan.") == 2
 
 
-def test_checks_and_items_say_what_stands_against_a_trade() -> None:
+def test_checks_say_what_failed_and_items_which_rows_are_planned() -> None:
     result = dry_run(
         item("a", Reason.FILL_EVIDENCE, "6", Grade.FIFO), against("b", Reason.EXCHANGE_NOT_FLAT), verdict=Verdict.NO_GO
     )
     checks, items = repr(checks_view(result)), repr(items_view(result))
     assert re.search(r"^no_no_go +FAILED +Expected none, found some\.$", checks, re.MULTILINE)
     assert re.search(r"^a +BTC/USD +sell +DRY_RUN +fill_evidence +fifo +6 +61250.12 ", items, re.MULTILINE)
-    assert re.search(
-        r"^b +BTC/USD +NO_GO +exchange_not_flat +— +Expected 0, found 1\. Close it\.$", items, re.MULTILINE
-    )
+    assert "(1 row)" in items
 
 
 @pytest.mark.parametrize(

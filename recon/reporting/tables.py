@@ -43,28 +43,6 @@ ITEM_COLUMNS = (
 )
 """The fields of an item that `items_view` shows, in this order."""
 
-WIDE, WIDE_IN_DENSE, DENSE = 42, 28, 8
-"""Cells with more characters than `WIDE` are wrapped in HTML, `WIDE_IN_DENSE` in tables of more than `DENSE` columns:
-reasons have up to 41 characters, instants 27."""
-
-ITEM_COLUMNS = (
-    "trade_id",
-    "symbol",
-    "side",
-    "decision",
-    "reason",
-    "grade",
-    "qty",
-    "price",
-    "filled_at",
-    "exchange_order_id",
-    "order_id",
-)
-"""The fields of an item that `items_view` shows, in this order."""
-
-REASON_COLUMNS = ("trade_id", "symbol", "decision", "reason", "qty", "detail")
-"""The fields of an item that stands against a trade, as `items_view` shows them."""
-
 
 class TableView:
     """One or more tables as a notebook shows them: HTML in a browser, text elsewhere, every row in both."""

@@ -77,8 +77,8 @@ def validate(work: Workspace, profile_id: str, batch_id: str) -> StageResult:
     with transaction(work.engine) as connection:
         throttle = timedelta(milliseconds=work.settings.exchange_state_mismatch_throttle_ms)
         disagreeing = list(mismatches(found.net, snapshot).values())
-        audit.record_events(connection, profile_id, batch_id, disagreeing, throttle=throttle, now=now)
         held = batches.load(connection, batch_id, profile_id, lock=True)
+        audit.record_events(connection, profile_id, batch_id, disagreeing, throttle=throttle, now=now)
         batches.save(connection, held.moved(Action.VALIDATE if passed else Action.REFUTE), actor=work.actor, now=now)
     result = StageResult(
         Stage.VALIDATE,
