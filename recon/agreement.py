@@ -14,8 +14,10 @@ from recon.database import transaction
 from recon.domain import Check, State
 from recon.errors import ReconError
 from recon.orders import Orders
+from recon.plan import item_from
+from recon.reporting.folder import report_files
 from recon.settings import Settings
-from recon.stages.approved import altered_rows, released_items
+from recon.stages.approved import altered_rows
 from recon.workspace import open_workspace
 
 
@@ -39,10 +41,13 @@ def database_checks(settings: Settings, directory: Path) -> list[Check]:
 
 
 def _results(directory: Path) -> list[dict[str, Any]]:
-    """The results of the folder's reports, oldest first."""
-    files = [path for path in directory.glob("*.json") if path.name != "manifest.json" and ".failed" not in path.name]
-    ordered = sorted(files, key=lambda path: (path.stat().st_mtime_ns, path.name))
-    return [json.loads(path.read_text(encoding="utf-8")) for path in ordered]
+    """The results of the folder's reports, by stage and number: a copied folder keeps the names, not the times."""
+    found = [
+        (match["stem"], int(match["number"] or 1), name)
+        for name, match in report_files(directory).items()
+        if name.endswith(".json") and not match["failed"]
+    ]
+    return [json.loads((directory / name).read_text(encoding="utf-8")) for _, _, name in sorted(found)]
 
 
 def _compare(connection: Connection, batch: batches.Batch, results: list[dict[str, Any]]) -> Iterator[Check]:
@@ -56,17 +61,17 @@ def _compare(connection: Connection, batch: batches.Batch, results: list[dict[st
         told = planned[-1] if planned else "none"
         yield Check("plan_digest", same, f"the last dry run's report says {told}, the database {batch.plan_digest}")
     reported = {
-        item["order_id"]
+        item["order_id"]: item_from({"client_order_id": None} | item)
         for result in results
         if result["stage"] == "apply"
         for item in result["items"]
         if item["decision"] in ("APPLIED", "SKIP_EXISTING") and item["order_id"]
     }
     touched = audit.touched_ids(connection, batch.profile_id, batch.batch_id)
-    apart = sorted(reported ^ touched)
+    apart = sorted(reported.keys() ^ touched)
     yield Check("audit_rows", not apart, f"rows in the report or in the audit alone: {', '.join(apart) or 'none'}")
     if batch.state in (State.APPLIED, State.VALIDATED):
-        released = [item for item in released_items(batch) if item.order_id in touched]
-        altered = altered_rows(connection, Orders.reflect(connection), batch.profile_id, released)
+        rows = list(reported.values())
+        altered = altered_rows(connection, Orders.reflect(connection), batch.profile_id, rows)
         listed = "; ".join(f"{order_id} {what}" for order_id, what in altered.items())
-        yield Check("order_rows", not altered, listed or f"all {len(released)} rows are as approved")
+        yield Check("order_rows", not altered, listed or f"all {len(rows)} rows are as reported")

@@ -6,9 +6,13 @@ Entry points: `load`, `save`, `next_command`. A batch_id is unique across profil
 from __future__ import annotations
 
 import json
+import shlex
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import datetime
 from enum import StrEnum
+from pathlib import Path
 from typing import Any
 
 import sqlalchemy as sa
@@ -17,7 +21,7 @@ from sqlalchemy.engine import Connection
 from sqlalchemy.exc import DBAPIError
 
 from recon.audit import batches_table
-from recon.database import sqlstate
+from recon.database import UNDEFINED_TABLE, sqlstate
 from recon.domain import State
 from recon.errors import Refused
 from recon.identity import canonical_json
@@ -90,9 +94,9 @@ class Batch:
         """The batch after the action, with the given fields changed; writes nothing."""
         return replace(self, state=self.after(action), **changes)
 
-    def next_command(self) -> str:
-        """The sentence that `recon status` prints: what to run next."""
-        run = f"recon run {{}} --profile-id {self.profile_id} --batch-id {self.batch_id}"
+    def next_command(self, reports: Path = Path("reports")) -> str:
+        """The sentence that `recon status` prints: what to run next, as a shell takes it; folders are in `reports`."""
+        run = f"recon run {{}} --profile-id {shlex.quote(self.profile_id)} --batch-id {self.batch_id}"
         if self.state is None:
             return f"Next: {run.format('detect')}"
         commands = {
@@ -100,10 +104,22 @@ class Batch:
             State.PLANNED: f"recon approve --batch-id {self.batch_id} --by NAME",
             State.APPROVED: run.format("apply"),
             State.APPLIED: run.format("validate"),
-            State.VALIDATED: f"recon verify reports/{self.batch_id}",
+            State.VALIDATED: f"recon verify {shlex.quote(str(reports / self.batch_id))}",
             State.ROLLED_BACK: "recon run detect with a new batch_id, to repair it again",
         }
         return f"Next: {commands[self.state]}"
+
+
+@contextmanager
+def _own_tables(connection: Connection) -> Iterator[None]:
+    """Raises `Refused` (audit_unavailable) when recon's tables are missing; the transaction goes on."""
+    try:
+        with connection.begin_nested():
+            yield
+    except DBAPIError as error:
+        if sqlstate(error) == UNDEFINED_TABLE:
+            raise Refused("audit_unavailable", "recon's own tables are missing here; run `recon init` once.") from error
+        raise
 
 
 def load(connection: Connection, batch_id: str, profile_id: str | None = None, *, lock: bool = False) -> Batch:
@@ -113,13 +129,8 @@ def load(connection: Connection, batch_id: str, profile_id: str | None = None, *
     recon's tables are missing.
     """
     query = sa.select(batches_table).where(batches_table.c.batch_id == batch_id)
-    try:
-        with connection.begin_nested():
-            row = connection.execute(query.with_for_update() if lock else query).mappings().first()
-    except DBAPIError as error:
-        if sqlstate(error) == "42P01":
-            raise Refused("audit_unavailable", "recon's own tables are missing here; run `recon init` once.") from error
-        raise
+    with _own_tables(connection):
+        row = connection.execute(query.with_for_update() if lock else query).mappings().first()
     if row is None:
         return Batch(batch_id, profile_id or "", None)
     if profile_id is not None and row["profile_id"] != profile_id:
@@ -131,11 +142,12 @@ def load(connection: Connection, batch_id: str, profile_id: str | None = None, *
 
 
 def every(connection: Connection, profile_id: str | None = None) -> list[Batch]:
-    """All batches, or those of one profile, newest first; reads only."""
+    """All batches, or those of one profile, newest first; reads only. Raises `Refused` (audit_unavailable)."""
     query = sa.select(batches_table).order_by(batches_table.c.updated_at.desc(), batches_table.c.batch_id)
     if profile_id is not None:
         query = query.where(batches_table.c.profile_id == profile_id)
-    return [_batch(row) for row in connection.execute(query).mappings()]
+    with _own_tables(connection):
+        return [_batch(row) for row in connection.execute(query).mappings()]
 
 
 def save(connection: Connection, batch: Batch, *, actor: str, now: datetime) -> Batch:

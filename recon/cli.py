@@ -76,7 +76,7 @@ def doctor_command(profile_id: str | None, as_json: bool) -> None:
 
 
 @cli.command("run")
-@click.argument("stage", type=click.Choice([stage.value for stage in Stage]))
+@click.argument("stage", metavar="STAGE", type=click.Choice([stage.value for stage in Stage]))
 @click.option("--profile-id", required=True, metavar="P", help="Whose orders.")
 @batch_option
 @click.option("--trade-id", "trade_ids", multiple=True, metavar="T", help="dry-run: narrow the batch to this trade.")
@@ -137,7 +137,8 @@ def approve_command(batch_id: str, by: str, acknowledge: Sequence[str], as_json:
 @as_json
 def status_command(profile_id: str | None, as_json: bool) -> None:
     """List the batches, their states, and the next command for each."""
-    with transaction(open_workspace().engine, read_only=True) as connection:
+    settings = load_settings()
+    with transaction(open_workspace(settings=settings).engine, read_only=True) as connection:
         found = batches.every(connection, profile_id)
     document = [
         {
@@ -147,7 +148,7 @@ def status_command(profile_id: str | None, as_json: bool) -> None:
             "plan_digest": batch.plan_digest,
             "updated_at": f"{batch.updated_at:%Y-%m-%dT%H:%M:%S.%fZ}",
             "updated_by": batch.updated_by,
-            "next": batch.next_command(),
+            "next": batch.next_command(settings.recon_reports_dir),
         }
         for batch in found
     ]
@@ -197,16 +198,28 @@ def main() -> None:
     """Run the command line and end the process with the documented exit status."""
     wants_json = "--json" in sys.argv[1:]
     try:
-        cli.main(standalone_mode=False)
+        cli.main(_arguments(), standalone_mode=False)
+    except click.exceptions.NoArgsIsHelpError as help_text:
+        click.echo(help_text.format_message(), err=True)
+        sys.exit(2)
     except ReconError as error:
         sys.exit(_fail(wants_json, error.code, error.message, error.exit_status))
     except click.UsageError as error:
         where = f" See `{error.ctx.command_path} --help`." if error.ctx else ""
-        sys.exit(_fail(wants_json, "usage", f"{error.format_message()}{where}", 2))
+        sys.exit(_fail(wants_json, "usage", f"{' '.join(error.format_message().split()).rstrip('.')}.{where}", 2))
     except click.ClickException as error:
         sys.exit(_fail(wants_json, "error", error.format_message(), 1))
     except click.Abort:
         sys.exit(_fail(wants_json, "interrupted", "Interrupted; `recon status` shows where each batch stands.", 1))
+
+
+def _arguments() -> list[str]:
+    """The arguments; one that is not text in the terminal's encoding could be neither stored nor printed."""
+    try:
+        "".join(sys.argv).encode()
+    except UnicodeEncodeError:
+        raise click.UsageError("An argument is not text in this terminal's encoding; expected UTF-8.") from None
+    return sys.argv[1:]
 
 
 def _fail(wants_json: bool, code: str, message: str, status: int) -> int:

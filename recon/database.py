@@ -17,7 +17,7 @@ from sqlalchemy.pool import NullPool
 
 from recon.errors import ReconError, Refused, UsageError
 
-LOCK_NOT_AVAILABLE, QUERY_CANCELED = "55P03", "57014"
+LOCK_NOT_AVAILABLE, QUERY_CANCELED, UNDEFINED_TABLE = "55P03", "57014", "42P01"
 
 
 def connect(url: str) -> Engine:
@@ -33,6 +33,12 @@ def connect(url: str) -> Engine:
         raise UsageError(
             "database_url_invalid",
             "RECON_DATABASE_URL is not a PostgreSQL URL; expected postgresql://USER:PASSWORD@HOST:PORT/DATABASE.",
+        )
+    if "@" in f"{parsed.host}{parsed.database}" or "password=" in (parsed.password or ""):
+        raise UsageError(
+            "database_url_invalid",
+            "RECON_DATABASE_URL has an @ too many: part of the password would be taken for the host. Write @ as %40 "
+            "and / as %2F in the user, the password and the options.",
         )
     return sa.create_engine(
         parsed.set(drivername="postgresql+psycopg"),
@@ -74,6 +80,7 @@ def prepare(connection: Connection) -> None:
         "IntervalStyle": "iso_8601",
         "extra_float_digits": "1",
         "bytea_output": "hex",
+        "quote_all_identifiers": "off",
         "lock_timeout": "10s",
         "statement_timeout": "120s",
         "idle_in_transaction_session_timeout": "60s",

@@ -11,7 +11,7 @@ from sqlalchemy.engine import Connection
 from recon import audit
 from recon.database import shown_url, transaction
 from recon.domain import Check
-from recon.errors import ReconError
+from recon.errors import ReconError, UsageError
 from recon.orders import Orders
 from recon.pause import PauseState
 from recon.settings import Settings
@@ -29,6 +29,8 @@ def examine(settings: Settings, profile_id: str | None) -> list[Check]:
     checks = [Check("settings", True, _flags(settings))]
     try:
         work = open_workspace(settings=settings)
+    except UsageError as error:
+        return [Check("settings", False, f"{error.code}: {error.message}")]
     except ReconError as error:
         return [*checks, Check("database", False, f"{error.code}: {error.message}")]
     return [*checks, *_database(work), *_exchange(work, profile_id), *_pause(work, profile_id), _reports(settings)]
@@ -75,16 +77,18 @@ def _own_tables(connection: Connection) -> str:
 
 
 def _privileges(connection: Connection) -> str:
+    present = [
+        table for table in RIGHTS if connection.execute(sa.select(sa.func.to_regclass(table).is_not(None))).scalar_one()
+    ]
     missing = [
         f"{right} on {table}"
-        for table, rights in RIGHTS.items()
-        for right in rights
-        if connection.execute(sa.select(sa.func.to_regclass(table).is_not(None))).scalar_one()
-        and not connection.execute(sa.select(sa.func.has_table_privilege(table, right))).scalar_one()
+        for table in present
+        for right in RIGHTS[table]
+        if not connection.execute(sa.select(sa.func.has_table_privilege(table, right))).scalar_one()
     ]
     if missing:
         raise ReconError("privileges_missing", f"this user lacks {', '.join(missing)}; grant them for the repair.")
-    return "SELECT, INSERT and UPDATE on orders and on recon's tables"
+    return f"SELECT, INSERT and UPDATE on {', '.join(present) or 'no table yet'}"
 
 
 def _exchange(work: Workspace, profile_id: str | None) -> Iterator[Check]:

@@ -19,13 +19,19 @@ from recon.errors import UsageError
 
 
 def project_root(start: Path | None = None) -> Path:
-    """The nearest folder at or above `start` that holds `.env` or recon's `pyproject.toml`, else `start`."""
-    here = (start or Path.cwd()).resolve()
+    """The nearest folder at or above `start` that holds `.env` or recon's `pyproject.toml`, else `start`.
+
+    Raises `UsageError` (no_folder) when the working folder was deleted.
+    """
+    try:
+        here = (start or Path.cwd()).resolve()
+    except FileNotFoundError:
+        raise UsageError("no_folder", "The working folder was deleted. Change to one that exists.") from None
     for folder in (here, *here.parents):
         if (folder / ".env").is_file():
             return folder
         project = folder / "pyproject.toml"
-        if project.is_file() and 'name = "recon"' in project.read_text(encoding="utf-8"):
+        if project.is_file() and 'name = "recon"' in project.read_text(encoding="utf-8", errors="replace"):
             return folder
     return here
 
@@ -84,7 +90,7 @@ class Settings(BaseSettings):
 def load_settings() -> Settings:
     """Read the environment, then `.env` at the project's root; relative folders are taken from that root.
 
-    Raises `UsageError` (settings_invalid) that names each setting that does not parse.
+    Raises `UsageError` (settings_invalid) that names each setting that does not parse, or a `.env` that cannot be read.
     """
     root = project_root()
     try:
@@ -95,9 +101,13 @@ def load_settings() -> Settings:
             for problem in error.errors(include_input=False, include_url=False)
         )
         raise UsageError("settings_invalid", f"These settings do not parse: {problems}. Correct them.") from None
+    except (UnicodeDecodeError, OSError):
+        raise UsageError(
+            "settings_invalid", f"{root / '.env'} cannot be read: expected a readable file in UTF-8. Correct it."
+        ) from None
     return settings.model_copy(
         update={
-            "recon_reports_dir": root / settings.recon_reports_dir,
-            "recon_home": (root / settings.recon_home).expanduser(),
+            "recon_reports_dir": root / settings.recon_reports_dir.expanduser(),
+            "recon_home": root / settings.recon_home.expanduser(),
         }
     )

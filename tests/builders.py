@@ -65,7 +65,9 @@ def row(trade_id: str | None = "T1", action: str = "ENTRY", quantity: str = "1",
     )
 
 
-def fill(order: str = "X1", side: str = "sell", qty: str = "1", clock: str = "10:00:00", price: str = "110", **other: Any):
+def fill(
+    order: str = "X1", side: str = "sell", qty: str = "1", clock: str = "10:00:00", price: str = "110", **other: Any
+):
     """One execution of an exchange order, without fee and client_order_id."""
     known = {"client_order_id": None, "symbol": SYMBOL, "fee": None, "fee_currency": None}
     return Fill(
@@ -159,7 +161,10 @@ def _working(order, side, qty, symbol=SYMBOL, **extra: str) -> OpenOrder:
     return OpenOrder(order, None, symbol, Side(side), Decimal(qty), Decimal(0), at("09:00:00"), **extra)
 
 
-def plan_of(facts: Facts, scope: Scope = Scope(), reasons: Mapping[Reason, str] | None = None, **rules: Any) -> Plan:
+EVERYTHING = Scope()
+
+
+def plan_of(facts: Facts, scope: Scope = EVERYTHING, reasons: Mapping[Reason, str] | None = None, **rules: Any) -> Plan:
     """The plan of the facts; `rules` by name where they are not the defaults."""
     return build_plan(facts, Rules(**rules), scope, reasons)
 

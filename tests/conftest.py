@@ -12,7 +12,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from incidents import Incident, an_incident
+from console import Place
+from incidents import Incident, an_incident, pause_switch
 
 from recon.embedded import EmbeddedServer, start
 from recon.embedded_watch import open_lock, try_lock
@@ -84,6 +85,17 @@ def servers(
         shutil.rmtree(server.folder)
 
 
+@pytest.fixture(scope="session")
+def demo_home(tmp_path_factory: pytest.TempPathFactory, wait_until_stopped: Callable[[Path], None]) -> Iterator[Path]:
+    """A RECON_HOME of its own for what runs on the embedded demo; its server is up, and is deleted at the end."""
+    home = tmp_path_factory.mktemp("demo-home")
+    server = start(home)
+    yield home
+    server.close()
+    wait_until_stopped(server.folder)
+    shutil.rmtree(server.folder)
+
+
 @pytest.fixture(params=["pg18", "pg15"])
 def server(request: pytest.FixtureRequest, servers: Servers) -> EmbeddedServer:
     """A running server of each version."""
@@ -121,6 +133,14 @@ def incident_each_version(database_url_each_version: str, tmp_path: Path) -> Ite
     """The same on each version."""
     with an_incident(database_url_each_version, tmp_path) as made:
         yield made
+
+
+@pytest.fixture(scope="session")
+def place(servers: Servers, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
+    """A configured installation for the tests of the command line, on PostgreSQL 18."""
+    servers("pg18").create_database("place")
+    with pause_switch() as switch:
+        yield Place(servers("pg18").url("place"), tmp_path_factory.mktemp("place"), switch)
 
 
 @pytest.fixture(scope="session")

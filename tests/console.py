@@ -1,18 +1,24 @@
-"""The installed `recon` as an operator runs it: a process of its own, a clean environment, all that it says kept."""
+"""The installed `recon` as an operator runs it: a clean environment, and all that it says is searched for secrets."""
 
 from __future__ import annotations
 
+import contextlib
+import io
 import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from unittest import mock
 from urllib.parse import quote
 
+from incidents import EXTENDED, Incident, PauseSwitch
 from sqlalchemy.engine import make_url
+
+from recon.cli import main
 
 PASSWORD = "open@sesame/4711"
 """Stands in every database URL of these tests. The servers do not ask for it; no output may ever hold it."""
@@ -76,20 +82,19 @@ def assert_no_secret_in(folder: Path) -> int:
     return len(files)
 
 
-@dataclass
+@dataclass(frozen=True)
 class Console:
-    """Runs commands in a folder with an environment; every answer is searched for secrets."""
+    """Runs commands in a folder with an environment; no answer may hold a secret or a traceback."""
 
     environment: Mapping[str, str]
     folder: Path
     program: tuple[str, ...] = (str(PROGRAM),)
-    answers: list[Answer] = field(default_factory=list)
 
     def but(self, folder: Path | None = None, **changed: str | None) -> Console:
         """The same console with some settings changed, or unset by None."""
         merged = {**self.environment, **changed}
         environment = {name: value for name, value in merged.items() if value is not None}
-        return Console(environment, folder or self.folder, self.program, self.answers)
+        return Console(environment, folder or self.folder, self.program)
 
     def start(self, *arguments: str, **options: Any) -> subprocess.Popen[str]:
         """Start a command without waiting for it."""
@@ -107,26 +112,88 @@ class Console:
     def finish(self, process: subprocess.Popen[str]) -> Answer:
         """Wait for a started command and take its answer."""
         out, err = process.communicate(timeout=300)
-        answer = Answer(process.returncode, out, err)
-        assert_no_secret(out, err)
-        assert "Traceback" not in err, err
-        self.answers.append(answer)
-        return answer
+        return _searched(Answer(process.returncode, out, err))
 
     def __call__(self, *arguments: str) -> Answer:
-        """Run `recon` with these arguments."""
+        """Run `recon` with these arguments in a process of its own."""
         return self.finish(self.start(*arguments))
 
+    def inside(self, *arguments: str) -> Answer:
+        """The same within this process, which need not start Python and import recon again; kernels are real."""
+        out, err = io.StringIO(), io.StringIO()
+        status: object = 0
+        with (
+            mock.patch.dict(os.environ, self.environment, clear=True),
+            mock.patch.object(sys, "argv", ["recon", *arguments]),
+            contextlib.chdir(self.folder),
+            contextlib.redirect_stdout(out),
+            contextlib.redirect_stderr(err),
+        ):
+            try:
+                main()
+            except SystemExit as ended:
+                status = ended.code or 0
+        assert isinstance(status, int), status
+        return _searched(Answer(status, out.getvalue(), err.getvalue()))
+
     def stage(self, stage: str, profile_id: str, batch_id: str, *arguments: str) -> Answer:
-        """`recon run STAGE` with `--json`."""
-        return self("run", stage, "--profile-id", profile_id, "--batch-id", batch_id, "--json", *arguments)
+        """`recon run STAGE` within this process."""
+        return self.inside(*stage_words(stage, profile_id, batch_id), *arguments)
 
     def approve(self, batch_id: str, *acknowledge: str) -> Answer:
-        """`recon approve` by a reviewer, as text."""
+        """`recon approve` by a reviewer."""
         words = [word for text in acknowledge for word in ("--acknowledge", text)]
-        return self("approve", "--batch-id", batch_id, "--by", "a reviewer", *words)
+        return self.inside("approve", "--batch-id", batch_id, "--by", "a reviewer", *words)
 
 
-def in_order(document: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
-    """The items of a stage's result."""
-    yield from document["items"]
+def stage_words(stage: str, profile_id: str, batch_id: str) -> tuple[str, ...]:
+    """The arguments of `recon run STAGE`."""
+    return ("run", stage, "--profile-id", profile_id, "--batch-id", batch_id)
+
+
+def _searched(answer: Answer) -> Answer:
+    assert_no_secret(answer.out, answer.err)
+    assert "Traceback" not in answer.err, answer.err
+    return answer
+
+
+OPENED, CLOSED = -1_000_000, -999_940
+"""Minutes of an incident long ago: the command line goes by the server's clock, and no fill may be ahead of it."""
+
+
+class Place:
+    """A configured installation: one database, one pause switch, and profiles as tests need them."""
+
+    def __init__(self, url: str, folder: Path, switch: PauseSwitch) -> None:
+        self.url = url
+        self.folder = folder
+        self.reports = folder / "reports"
+        self.console = Console(
+            clean_environment()
+            | {
+                "RECON_DATABASE_URL": with_password(url),
+                "RECON_TRADING_STATUS_URL": switch.url,
+                "RECON_TRADING_STATUS_TOKEN": TOKEN,
+                "RECON_REPORTS_DIR": str(self.reports),
+                "RECON_HOME": str(folder / "home"),
+                "RECON_ACTOR": "tester",
+                "ENABLE_RECON_EXIT_BACKFILL": "true",
+                "RECON_EXIT_BACKFILL_DRY_RUN": "false",
+                "RECON_EXIT_BACKFILL_LOOKBACK_HOURS": "200000",
+            },
+            folder,
+        )
+        self.profiles = 0
+        self.switch = switch
+        Incident(url, folder / "statement", switch).create_table()
+
+    def profile(self, name: str, *ghosts: str) -> tuple[Incident, Console]:
+        """A profile with these ghosts, its own statement, and the console that knows it."""
+        self.profiles += 1
+        incident = Incident(self.url, self.folder / f"statement-{self.profiles}", self.switch)
+        incident.profile = name
+        incident.columns = EXTENDED
+        incident.write_statement()
+        for trade_id in ghosts:
+            incident.ghost(trade_id, opened=OPENED, closed=CLOSED)
+        return incident, self.console.but(RECON_EXCHANGE=f"statement:{incident.folder}")

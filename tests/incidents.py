@@ -182,7 +182,7 @@ class Incident:
 
     # The exchange's side
 
-    def fill(self, order: str, qty: object, minute: float, **cells: object) -> None:
+    def fill(self, order: str, qty: object, minute: float, /, **cells: object) -> None:
         """Add a fill to the statement and write it."""
         fill_id = f"f{len(self.fills) + 1}"
         row = {

@@ -21,7 +21,9 @@ def trade(name: str, qty: str, begin: str = "09:00:00", symbol: str = "ETH/USD")
 def given(trades, units, links=None, *, left=None, shared=False) -> list[str]:
     """The allocations as lines: `T1 X1 10:00:00 1 exact`. `left` says what is available where it is less."""
     available = {one.key: Decimal((left or {}).get(one.exchange_order_id, one.qty)) for one in units}
-    by_key = {one.key: ("ETH/USD", links[one.exchange_order_id]) for one in units if one.exchange_order_id in (links or {})}
+    by_key = {
+        one.key: ("ETH/USD", links[one.exchange_order_id]) for one in units if one.exchange_order_id in (links or {})
+    }
     made = allocate(trades, units, available, by_key, shared=shared)
     return [
         f"{one.trade[1]} {one.unit.exchange_order_id} {clock_of(one.unit.filled_at)} "

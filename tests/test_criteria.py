@@ -349,10 +349,14 @@ def test_with_the_setting_a_base_fee_is_a_candidate_at_the_last_entrys_price():
     fee = plan.items[1]
     assert fee.order_id == backfill_order_id("p", "T1", "FEE", at("09:00:00"))
     assert (fee.exchange_order_id, fee.side, fee.grade) == (None, Side.SELL, None)
-    assert fee.detail == (
-        "remainder 0.05 is the fees its fills paid in the base asset; the dust threshold is 0.02"
-    )
+    assert fee.detail == ("remainder 0.05 is the fees its fills paid in the base asset; the dust threshold is 0.02")
     assert not plan.judgements[0].needs_acknowledgement
+
+
+def test_a_base_fee_without_a_price_is_a_defect_of_the_data():
+    facts = fee_facts()
+    priceless = replace(facts, rows=tuple(replace(one, price=None) for one in facts.rows))
+    assert said(plan_of(priceless, base_fee=True)) == ["T1 NO_GO data_quality 10"]
 
 
 def test_with_the_setting_any_other_remainder_is_still_missing_evidence():
@@ -406,9 +410,7 @@ def test_without_an_exchange_positions_are_unknown_and_there_is_no_evidence():
 def test_an_order_that_the_exchange_still_works_stands_against_the_trade(spelling):
     plan = plan_of(facts_of(ENTRY, BOUGHT, SOLD, f"working X8 sell 1 {spelling}", f"working X9 buy 1 {spelling}"))
     assert said(plan) == ["T1 NO_GO exchange_open_orders 2"]
-    assert details(plan) == {
-        "exchange_open_orders": "the exchange still works X8, X9; wait for it or cancel it there"
-    }
+    assert details(plan) == {"exchange_open_orders": "the exchange still works X8, X9; wait for it or cancel it there"}
 
 
 def test_an_order_on_another_symbol_does_not_and_unchecked_orders_do_not():
@@ -617,9 +619,7 @@ def test_a_price_is_rounded_half_even_to_what_its_column_keeps(amount, price, ro
 
 def in_columns(**columns) -> Facts:
     """Two bought, sold in one fill of 1.25 and one of 0.7500001, in a table with these columns."""
-    facts = facts_of(
-        ENTRY, BOUGHT, "10:00:00 fill X1 sell 1.25 @110.125", "10:01:00 fill X2 sell 0.7500001 @0.004"
-    )
+    facts = facts_of(ENTRY, BOUGHT, "10:00:00 fill X1 sell 1.25 @110.125", "10:01:00 fill X2 sell 0.7500001 @0.004")
     return replace(facts, rows=(replace(facts.rows[0], quantity=Decimal("2.0000001")),), columns=Columns(**columns))
 
 
@@ -632,6 +632,23 @@ def test_a_quantity_that_either_column_cannot_hold_blocks_the_trade(name):
     }
     wide = {"quantity": Amount(scale=7, precision=18), "qty": Amount(scale=7, precision=18)}
     assert len(plan_of(in_columns(**wide)).rows_to_write) == 2
+
+
+def test_an_instant_that_filled_at_cannot_hold_blocks_the_trade():
+    """A column of milliseconds holds 10:00:00.123 and not one microsecond more."""
+    for clock, digits, held in (
+        ("10:00:00.123", 3, True),
+        ("10:00:00.123001", 3, False),
+        ("10:00:00.123001", 6, True),
+        ("10:00:01", 0, True),
+        ("10:00:00.1", 0, False),
+    ):
+        facts = facts_of(ENTRY, BOUGHT, f"{clock} fill X1 sell 2")
+        plan = plan_of(replace(facts, columns=Columns(time_digits=digits)))
+        assert [item.reason.value for item in plan.items] == ["fill_evidence" if held else "unrepresentable_quantity"]
+    assert details(plan) == {
+        "unrepresentable_quantity": "orders cannot hold 2026-03-01T10:00:00.100000Z; widen filled_at"
+    }
 
 
 @pytest.mark.parametrize("amount", [Amount(scale=2, precision=9), Amount(scale=4, precision=6), Amount(scale=0)])

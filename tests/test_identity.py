@@ -123,7 +123,7 @@ def test_every_spelling_of_a_symbol_is_one_symbol(spelling):
     assert canonical_symbol(spelling) == "BTCUSD"
 
 
-@pytest.mark.parametrize("symbol", ["@107", "1000.PEPE", "BTC USD", "BTC+USD"])
+@pytest.mark.parametrize("symbol", ["@107", "1000.PEPE", "BTC USD", "BTC+USD", "BTC~USD", "BTC.USD"])
 def test_other_characters_of_a_symbol_stay(symbol):
     assert canonical_symbol(symbol) == symbol
 

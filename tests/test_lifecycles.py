@@ -88,7 +88,15 @@ def test_any_order_of_rows_gives_the_same_lifecycles():
 
 @pytest.mark.parametrize(
     ("raw", "side"),
-    [("buy", Side.BUY), (" SELL ", Side.SELL), ("Buy", Side.BUY), (None, None), ("", None), ("long", None), ("b", None)],
+    [
+        ("buy", Side.BUY),
+        (" SELL ", Side.SELL),
+        ("Buy", Side.BUY),
+        (None, None),
+        ("", None),
+        ("long", None),
+        ("b", None),
+    ],
 )
 def test_a_side_is_buy_or_sell_in_any_case_and_nothing_else(raw, side):
     assert known_side(raw) is side
@@ -219,6 +227,10 @@ ENTRY = "09:00:00  ENTRY  T1  buy  2"
         ("10:00:00 CLOSE T1 sell 1 @1 - id=r", "row r has action 'CLOSE', expected ENTRY or EXIT"),
         ("10:00:00 exit T1 sell 1 @1 - id=r", "row r has action 'exit', expected ENTRY or EXIT"),
         ("10:00:00 EXIT T1 sell 0 @1 - id=r problem=both-NULL", "row r: both-NULL"),
+        (
+            "10:00:00 EXIT T1 sell 1 @1 - id=r symbol=",
+            "one trade_id stands on 2 symbols: , ETH/USD; row r has no symbol",
+        ),
         ("10:00:00 EXIT T1 flat 1 @1 - id=r", "row r has side 'flat', expected buy or sell"),
         ("10:00:00 EXIT T1 buy 1 @1 - id=r", "EXIT row r is on the trade's own entry side, buy"),
         (
@@ -228,9 +240,14 @@ ENTRY = "09:00:00  ENTRY  T1  buy  2"
     ],
 )
 def test_each_defect_is_named_and_the_same_row_unfilled_is_none(line, defect):
-    assert defects_of(ENTRY, line) == (defect,)
+    assert "; ".join(defects_of(ENTRY, line)) == defect
     unfilled = line if " - " in line else line + " @1 -"
     assert defects_of(ENTRY, unfilled + " status=canceled") == ()
+
+
+def test_a_row_without_a_symbol_is_a_defect_even_alone():
+    (lifecycle,) = build_lifecycles([row(symbol="", order_id="r")]).values()
+    assert lifecycle.defects == ("row r has no symbol",)
 
 
 def test_all_defects_are_named_not_only_the_first():

@@ -7,11 +7,12 @@ anything is run; a report that cannot be kept afterwards never hides what the st
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
-from urllib.parse import unquote, urlsplit
+from urllib.parse import unquote
 
 from recon.domain import Stage, StageResult, Verdict
 from recon.identity import check_batch_id
@@ -27,6 +28,9 @@ if TYPE_CHECKING:
 
 PARAMETERS = frozenset({"profile_id", "batch_id"})
 """The names that every stage's notebook must declare."""
+
+PASSWORD = re.compile(r"://[^:@/]*:([^@]*)@|[?&]password=([^&]*)")
+"""The password in a URL as it is written there, whether or not the rest is well-formed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,7 +129,7 @@ def _secrets(settings: Settings) -> list[str]:
     """The token, and each password with the signs that stand around it in a URL or a connection string."""
     urls = (settings.recon_database_url, settings.recon_trading_status_url)
     passwords = {
-        password for url in urls if url for password in [urlsplit(url.get_secret_value()).password] if password
+        word for url in urls if url for pair in PASSWORD.findall(url.get_secret_value()) for word in pair if word
     }
     passwords |= {unquote(password) for password in passwords}
     token = settings.recon_trading_status_token

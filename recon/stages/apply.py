@@ -102,11 +102,14 @@ def _void(work: Workspace, batch: Batch, now: datetime) -> None:
 def _write(work: Workspace, held: Held, approval: dict[str, Any] | None, snapshot: Snapshot | None) -> Applied:
     """Everything between the locks and the second look at the pause switch."""
     connection, batch = held.connection, held.batch
+    if batch.state is not State.APPROVED:
+        raise Refused("already_running", "Another apply of this batch ended just now; run again to compare its rows.")
     if batch.approval != approval:
         raise Refused("not_approved", f"The approval changed meanwhile. {batch.next_command()}")
     _require_valid(batch, held.now)
     plan = _recompute(work, held, snapshot)
-    released = [item for item in plan.items if item.writes and item.order_id in set(batch.approval["items"])]  # type: ignore[index]
+    approved = set((batch.approval or {})["items"])
+    released = [item for item in plan.items if item.writes and item.order_id in approved]
     targets = [judgement.lifecycle for judgement in plan.judgements]
     own = [item.order_id or "" for item in released]
     others = held.orders.digest(connection, batch.profile_id, without=own)

@@ -23,8 +23,10 @@ def released_items(batch: Batch) -> list[Item]:
     return [item for item in items if item.writes and item.order_id in wanted]
 
 
-def altered_rows(connection: Connection, orders: Orders, profile_id: str, items: Sequence[Item]) -> dict[str, str]:
-    """For each item whose row is not there, filled and identical: what is wrong with it; reads only."""
+def altered_rows(
+    connection: Connection, orders: Orders, profile_id: str, items: Sequence[Item], *, status: str = "filled"
+) -> dict[str, str]:
+    """For each item whose row is not there, identical and of that status: what is wrong with it; reads only."""
     ids = [item.order_id or "" for item in items]
     found = {row.order_id: row for row in orders.rows(connection, profile_id, order_ids=ids)}
     wrong = {}
@@ -34,7 +36,7 @@ def altered_rows(connection: Connection, orders: Orders, profile_id: str, items:
             wrong[item.order_id or ""] = "is missing"
         elif differing := differences(item, row, profile_id, orders.columns):
             wrong[item.order_id or ""] = f"differs in {', '.join(differing)}"
-        elif row.status != "filled":
+        elif row.status != status:
             wrong[item.order_id or ""] = f"has status {row.status!r}"
     return wrong
 

@@ -35,7 +35,8 @@ def detect(work: Workspace, profile_id: str, batch_id: str) -> StageResult:
     with transaction(work.engine, read_only=True, snapshot=True) as connection:
         orders = reflect(connection, profile_id)
         found = orders.lifecycles(connection, profile_id)
-        facts = gather(connection, orders, profile_id, snapshot, also=fills | held)
+        booked = {canonical_symbol(one.symbol) for one in found}
+        facts = gather(connection, orders, profile_id, snapshot, also=fills | held | booked)
         orphans = orders.exits_without_trade(connection, profile_id)
         spelled = orders.symbols(connection, profile_id)
     disagreeing = list(mismatches(net_positions(build_lifecycles(facts.rows).values()), snapshot).values())

@@ -50,11 +50,11 @@ def _roll_back(work: Workspace, held: Held) -> RolledBack:
     items = {item.order_id or "": item for item in released_items(batch)}
     touched = audit.touched_ids(connection, batch.profile_id, batch.batch_id)
     owner = audit.owners(connection, batch.profile_id, touched)
-    own = [items[order_id] for order_id in sorted(touched) if owner.get(order_id) == batch.batch_id]
-    others = tuple(
-        (order_id, owner.get(order_id, "none")) for order_id in sorted(touched) if items[order_id] not in own
-    )
+    mine = {order_id for order_id in touched if owner.get(order_id) == batch.batch_id}
+    own = [items[order_id] for order_id in sorted(mine & items.keys())]
+    others = tuple((order_id, owner.get(order_id, "none")) for order_id in sorted(touched - mine))
     wrong = altered_rows(connection, orders, batch.profile_id, own)
+    wrong |= dict.fromkeys(sorted(mine - items.keys()), "is not in the approved plan")
     if wrong:
         listed = "; ".join(f"{order_id} {what}" for order_id, what in wrong.items())
         raise Refused(
@@ -92,8 +92,9 @@ def _invariants(
     wrong = [key[1] for key, was, now_open in rows if now_open != was + reopened[key]]
     ids = {item.order_id or "" for item in own}
     unchanged = held.orders.digest(connection, profile_id, without=ids)
+    canceled = changed - altered_rows(connection, held.orders, profile_id, own, status="canceled").keys()
     return (
-        Check("rows_cancelled", changed == ids, f"{len(changed)} of {len(ids)} rows were filled and are canceled now"),
+        Check("rows_cancelled", canceled == ids, f"{len(canceled)} of {len(ids)} rows were filled and are canceled now"),
         Check(
             "open_quantities",
             not wrong,

@@ -115,6 +115,7 @@ def _read(connection: Connection, orders: Orders, batch: Batch, snapshot: Snapsh
     applied = audit.applied_ids(connection, profile_id, batch.batch_id)
     lifecycles = orders.lifecycles(connection, profile_id)
     held = {canonical_symbol(target["symbol"]) for target in plan["targets"]} | set(market(snapshot).positions or ())
+    held |= {canonical_symbol(one.symbol) for one in lifecycles}
     facts = gather(connection, orders, profile_id, snapshot, also=held)
     digests = orders.trade_digests(connection, profile_id)
     return _Found(
@@ -178,9 +179,10 @@ def _checks(found: _Found, snapshot: Snapshot | None, unread: str) -> tuple[Chec
 
 
 def _agreement(found: _Found, snapshot: Snapshot | None, unread: str) -> Check:
-    """Table and exchange agree on every symbol whose targets are all closed."""
-    open_symbols = {canonical_symbol(target.key[0]) for target in found.targets if target.now_open != 0}
-    repaired = {canonical_symbol(target.key[0]) for target in found.targets} - open_symbols
+    """Table and exchange agree on every symbol on which the batch left nothing open: no target, and no other trade."""
+    left_open = [target.key[0] for target in found.targets if target.now_open != 0]
+    left_open += [one.symbol for one in found.lifecycles if one.trade_id not in found.changed_trades]
+    repaired = {canonical_symbol(target.key[0]) for target in found.targets} - set(map(canonical_symbol, left_open))
     if not repaired:
         return Check("exchange_agrees", True, "no symbol is fully repaired, so there is nothing to compare")
     if snapshot is None or snapshot.positions is None:

@@ -71,6 +71,8 @@ def write(
     """
     try:
         with work.engine.connect() as connection:
+            # Said outright: a database may default to another level, whose snapshot would precede the table lock.
+            connection = connection.execution_options(isolation_level="READ COMMITTED", postgresql_readonly=False)
             begun = connection.begin()
             try:
                 held = _hold(work, connection, profile_id, batch_id, action)

@@ -1,0 +1,153 @@
+"""The life of a batch: every legal step is taken, every other one is refused and changes nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import timedelta
+
+import pytest
+from incidents import NOW, Incident, refusal
+
+from recon import batches, open_incident
+from recon.batches import TRANSITIONS, Action, Batch
+from recon.database import transaction
+from recon.domain import Stage, State, Verdict
+from recon.errors import Refused, UsageError
+
+STATES: tuple[State | None, ...] = (None, *State)
+ILLEGAL = [(state, action) for state in STATES for action in Action if (state, action) not in TRANSITIONS]
+
+
+def test_the_table_speaks_of_every_state_and_action() -> None:
+    """A state without a way in, or an action that is never legal, would be dead."""
+    assert {state for state, _ in TRANSITIONS} == set(STATES)
+    assert {after for after, _ in TRANSITIONS.values()} == set(State)
+    assert {action for _, action in TRANSITIONS} == set(Action)
+    assert all(reason for _, reason in TRANSITIONS.values())
+    assert {action for state, action in TRANSITIONS if state is State.ROLLED_BACK} == {Action.ROLLBACK}, "final"
+
+
+@pytest.mark.parametrize(("state", "action"), ILLEGAL)
+def test_every_other_arrow_is_illegal(state: State | None, action: Action) -> None:
+    refused = refusal(lambda: Batch("b", "main", state).after(action))
+    assert refused.code == "illegal_transition"
+    assert (state.value if state else "does not exist yet") in refused.message
+    assert "Next: recon " in refused.message
+
+
+def test_every_illegal_step_is_refused_by_its_stage_and_changes_nothing(incident: Incident) -> None:
+    """Stages out of order: from each state, what is not in the table is refused (3), with all guards else open."""
+    incident.create_table().ghost("t1")
+    incident.repair()
+    stages: dict[Action, Callable[[str], object]] = {
+        Action(stage.value): lambda batch, stage=stage: incident.run(stage, batch) for stage in Stage
+    }
+    tried = 0
+    for state in STATES:
+        batch = incident.batch if state else "never-heard-of"
+        if state:
+            incident.sql("UPDATE reconciliation_batches SET state = %s", state.value)
+        before = incident.everything()
+        for action, run in stages.items():
+            if (state, action) in ILLEGAL:
+                result = run(batch)
+                assert (result.verdict, result.code) == (Verdict.NO_GO, "illegal_transition"), (state, action)
+                tried += 1
+        if (state, Action.APPROVE) in ILLEGAL:
+            code = "illegal_transition" if state else "unknown_batch"
+            assert refusal(lambda batch=batch: incident.approve(batch=batch)).code == code
+            tried += 1
+        assert incident.everything() == before, state
+    internal = {Action.STALE, Action.REFUTE}
+    assert tried == len([pair for pair in ILLEGAL if pair[1] not in internal])
+
+
+def test_a_life_that_takes_every_legal_step(incident: Incident) -> None:
+    incident.create_table().ghost("t1")
+    seen: set[tuple[State | None, Action, State]] = set()
+
+    def step(action: str, taken: str | None = None, batch: str = "life") -> None:
+        before = incident.state(batch)
+        outcome = incident.approve(batch=batch) if action == "approve" else incident.run(action, batch)
+        after = State(incident.state(batch) or "")
+        seen.add((State(before) if before else None, Action(taken or action), after))
+        assert outcome is not None
+
+    for action in ("detect", "detect", "dry-run", "detect", "dry-run", "approve", "approve", "detect", "dry-run", "approve"):
+        step(action)
+    incident.row("late", "t9", "ENTRY", "1", 1)
+    step("apply", "stale")
+    incident.sql("DELETE FROM orders WHERE order_id = 'late'")
+    for action in ("dry-run", "approve", "apply", "apply"):
+        step(action)
+    incident.sql("UPDATE orders SET price = 1 WHERE order_id LIKE 'BFILL-%%'")
+    step("validate", "refute")
+    incident.sql("UPDATE orders SET price = 110 WHERE order_id LIKE 'BFILL-%%'")
+    for action in ("validate", "validate", "apply"):
+        step(action)
+    incident.sql("UPDATE orders SET price = 1 WHERE order_id LIKE 'BFILL-%%'")
+    step("validate", "refute")
+    incident.sql("UPDATE orders SET price = 110 WHERE order_id LIKE 'BFILL-%%'")
+    step("rollback")
+    step("rollback")
+    for action in ("detect", "dry-run", "approve", "apply", "validate", "rollback"):
+        step(action, batch="life-2")
+    assert seen == {(state, action, after) for (state, action), (after, _) in TRANSITIONS.items()}
+
+
+def test_a_batch_of_another_profile_is_refused_by_every_stage(incident: Incident) -> None:
+    """A batch_id is unique across profiles; the refusal does not say whose it is."""
+    incident.create_table().ghost("t1")
+    incident.repair()
+    incident.row("theirs", "t9", "ENTRY", "1", 0, profile_id="other")
+    before = incident.everything()
+    incident.profile = "other"
+    for stage in Stage:
+        result = incident.run(stage)
+        assert (result.verdict, result.code) == (Verdict.NO_GO, "batch_of_another_profile"), stage
+        assert "main" not in (result.message or "")
+    assert incident.everything() == before
+
+
+@pytest.mark.parametrize("batch_id", ["../../x", "", ".", "a/b", "a b", "ä", "-a", "a" * 65, "a\n", "a\0", "a;b", "$(x)"])
+def test_a_malformed_batch_id_is_a_usage_error(batch_id: str) -> None:
+    with pytest.raises(UsageError) as caught:
+        open_incident("detect", "main", batch_id)
+    assert (caught.value.code, caught.value.exit_status) == ("malformed_batch_id", 2)
+
+
+def test_what_is_saved_is_what_is_loaded(incident: Incident) -> None:
+    """The documents come back as JSON; the first instant and actor stay."""
+    incident.create_table()
+    document = {"text": "it's 🚀 \"x\"", "list": [1, None, True], "number": "0.10"}
+    batch = Batch("b", "main", State.PLANNED, scope=document, plan=document, plan_digest="d", approval=None)
+    later = NOW + timedelta(hours=1)
+    with transaction(incident.engine) as connection:
+        batches.save(connection, batch, actor="first", now=NOW)
+    with transaction(incident.engine) as connection:
+        held = batches.load(connection, "b", "main", lock=True)
+        assert (held.scope, held.plan, held.plan_digest, held.approval, held.state) == (
+            document, document, "d", None, State.PLANNED,
+        )  # fmt: skip
+        batches.save(connection, held.moved(Action.APPROVE, approval=document), actor="second", now=later)
+    [row] = incident.sql("SELECT state, created_at, created_by, updated_at, updated_by FROM reconciliation_batches")
+    assert tuple(row) == ("approved", NOW, "first", later, "second")
+
+
+def test_every_lists_newest_first_and_by_profile(incident: Incident) -> None:
+    incident.create_table()
+    with transaction(incident.engine) as connection:
+        for number, profile in enumerate(["main", "other", "main"]):
+            now = NOW + timedelta(minutes=number)
+            batches.save(connection, Batch(f"b{number}", profile, State.DETECTED), actor="a", now=now)
+        assert [batch.batch_id for batch in batches.every(connection)] == ["b2", "b1", "b0"]
+        assert [batch.batch_id for batch in batches.every(connection, "main")] == ["b2", "b0"]
+
+
+def test_the_next_command_of_every_state_names_batch_and_profile() -> None:
+    for state in STATES:
+        said = Batch("b-7", "p-7", state).next_command()
+        assert said.startswith("Next: recon "), said
+        assert "b-7" in said or state is State.ROLLED_BACK
+    with pytest.raises(Refused):
+        Batch("b", "p", State.ROLLED_BACK).after(Action.DETECT)

@@ -1,0 +1,246 @@
+"""Settings: exact names, exact defaults, `.env` at the project's root, and no value in any refusal."""
+
+from __future__ import annotations
+
+import os
+import re
+from decimal import Decimal
+from pathlib import Path
+
+import pytest
+from console import clean_environment
+
+from recon.database import connect
+from recon.errors import UsageError
+from recon.settings import Settings, load_settings, project_root
+
+RUNBOOK_FLAGS = {
+    "ENABLE_RECON_EXIT_BACKFILL": False,
+    "RECON_EXIT_BACKFILL_DRY_RUN": True,
+    "RECON_EXIT_BACKFILL_REQUIRE_PAUSE": True,
+    "RECON_EXIT_BACKFILL_DUST_ABS_QTY": Decimal("0.001"),
+    "RECON_EXIT_BACKFILL_DUST_REL_PCT": Decimal("0.002"),
+    "RECON_EXIT_BACKFILL_LOOKBACK_HOURS": 72,
+    "EXCHANGE_STATE_MISMATCH_THROTTLE_MS": 300_000,
+}
+OWN = {
+    "RECON_DATABASE_URL": None,
+    "RECON_EXCHANGE": None,
+    "RECON_TRADING_STATUS_URL": None,
+    "RECON_TRADING_STATUS_TOKEN": None,
+    "RECON_EXIT_BACKFILL_BASE_FEE": False,
+    "RECON_MAX_BATCH_ROWS": 10_000,
+}
+FLAGS = [name for name, value in (RUNBOOK_FLAGS | OWN).items() if isinstance(value, bool)]
+HIDDEN = "s3cret-maybe"
+
+
+@pytest.fixture(autouse=True)
+def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty folder to start in, and none of recon's settings in the environment."""
+    kept = clean_environment()
+    for name in set(os.environ) - set(kept):
+        monkeypatch.delenv(name)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def refused(**environment: str) -> str:
+    """The message of the refusal; it never repeats a value."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in environment.items():
+            patch.setenv(name, value)
+        with pytest.raises(UsageError) as caught:
+            load_settings()
+    assert (caught.value.code, caught.value.exit_status) == ("settings_invalid", 2)
+    assert HIDDEN not in caught.value.message
+    return caught.value.message
+
+
+@pytest.mark.parametrize(("name", "value"), (RUNBOOK_FLAGS | OWN).items())
+def test_the_default_is_the_safe_one(name, value) -> None:
+    assert getattr(load_settings(), name.lower()) == value
+
+
+def test_where_things_lie_by_default(project) -> None:
+    settings = load_settings()
+    assert settings.recon_reports_dir == project / "reports"
+    assert settings.recon_home.is_absolute()
+    assert settings.recon_actor
+    assert settings.is_demo
+
+
+@pytest.mark.parametrize("name", FLAGS)
+@pytest.mark.parametrize(
+    ("text", "value"), [("true", True), ("TRUE", True), ("1", True), ("false", False), ("0", False)]
+)
+def test_a_flag_is_read_under_its_exact_name(monkeypatch, name, text, value) -> None:
+    monkeypatch.setenv(name, text)
+    assert getattr(load_settings(), name.lower()) is value
+
+
+@pytest.mark.parametrize("name", FLAGS)
+def test_a_flag_that_is_neither_yes_nor_no_is_refused_by_name(name) -> None:
+    assert refused(**{name: HIDDEN}).startswith(f"These settings do not parse: {name}: ")
+
+
+@pytest.mark.parametrize(
+    ("name", "texts"),
+    {
+        "RECON_EXIT_BACKFILL_DUST_ABS_QTY": ["-0.001", "nan", "inf", HIDDEN, "1,5"],
+        "RECON_EXIT_BACKFILL_DUST_REL_PCT": ["-0.1", "1.1", "NaN", "0.2%"],
+        "RECON_EXIT_BACKFILL_LOOKBACK_HOURS": ["0", "-1", "1.5", "72h"],
+        "EXCHANGE_STATE_MISMATCH_THROTTLE_MS": ["-1", "0.5"],
+        "RECON_MAX_BATCH_ROWS": ["0", "-3", "many"],
+    }.items(),
+)
+def test_a_number_outside_its_range_is_refused_by_name(name, texts) -> None:
+    for text in texts:
+        assert refused(**{name: text}).startswith(f"These settings do not parse: {name}: "), text
+
+
+def test_every_setting_that_does_not_parse_is_named_at_once() -> None:
+    message = refused(ENABLE_RECON_EXIT_BACKFILL="maybe", RECON_EXIT_BACKFILL_BASE_FEE=HIDDEN, RECON_MAX_BATCH_ROWS="0")
+    assert re.findall(r"[A-Z_]{12,}", message) == [
+        "ENABLE_RECON_EXIT_BACKFILL", "RECON_EXIT_BACKFILL_BASE_FEE", "RECON_MAX_BATCH_ROWS",
+    ]  # fmt: skip
+
+
+def test_amounts_are_taken_as_they_are_written(monkeypatch) -> None:
+    monkeypatch.setenv("RECON_EXIT_BACKFILL_DUST_ABS_QTY", "0.10000000000000000000000000000000000001")
+    settings = load_settings()
+    assert settings.recon_exit_backfill_dust_abs_qty == Decimal("0.10000000000000000000000000000000000001")
+    assert settings.flags()["RECON_EXIT_BACKFILL_DUST_ABS_QTY"] == "0.10000000000000000000000000000000000001"
+
+
+def test_the_flags_of_the_run_card_are_the_runbooks_and_two_more() -> None:
+    flags = load_settings().flags()
+    assert set(flags) == {*RUNBOOK_FLAGS, "RECON_EXIT_BACKFILL_BASE_FEE", "RECON_MAX_BATCH_ROWS"}
+    assert (flags["ENABLE_RECON_EXIT_BACKFILL"], flags["RECON_EXIT_BACKFILL_DUST_REL_PCT"]) == ("false", "0.002")
+
+
+def test_an_empty_value_counts_as_unset(monkeypatch) -> None:
+    monkeypatch.setenv("RECON_DATABASE_URL", "")
+    monkeypatch.setenv("RECON_EXIT_BACKFILL_DRY_RUN", "")
+    settings = load_settings()
+    assert settings.is_demo
+    assert settings.recon_exit_backfill_dry_run is True
+
+
+def test_settings_do_not_change_once_read() -> None:
+    settings = load_settings()
+    with pytest.raises(ValueError, match="frozen"):
+        settings.enable_recon_exit_backfill = True  # type: ignore[misc]
+
+
+def test_no_secret_shows_in_the_text_of_the_settings(monkeypatch) -> None:
+    monkeypatch.setenv("RECON_DATABASE_URL", f"postgresql://u:{HIDDEN}@h/d")
+    monkeypatch.setenv("RECON_TRADING_STATUS_URL", f"http://u:{HIDDEN}@h")
+    monkeypatch.setenv("RECON_TRADING_STATUS_TOKEN", HIDDEN)
+    settings = load_settings()
+    assert not settings.is_demo
+    assert HIDDEN not in f"{settings!r} {settings} {settings.model_dump_json()}"
+
+
+# The project's root
+
+
+def test_the_env_file_of_the_nearest_folder_above_is_read(project, monkeypatch) -> None:
+    (project / ".env").write_text("RECON_MAX_BATCH_ROWS=7\nRECON_REPORTS_DIR=kept here\nRECON_HOME=home\nOTHER=1\n")
+    below = project / "notebooks" / "deep"
+    below.mkdir(parents=True)
+    monkeypatch.chdir(below)
+    settings = load_settings()
+    assert settings.recon_max_batch_rows == 7
+    assert settings.recon_reports_dir == project / "kept here"
+    assert settings.recon_home == project / "home"
+
+
+def test_the_environment_goes_before_the_env_file(project, monkeypatch) -> None:
+    (project / ".env").write_text("RECON_MAX_BATCH_ROWS=7\nRECON_ACTOR=from the file\n")
+    monkeypatch.setenv("RECON_MAX_BATCH_ROWS", "8")
+    settings = load_settings()
+    assert (settings.recon_max_batch_rows, settings.recon_actor) == (8, "from the file")
+
+
+def test_a_flag_in_the_env_file_is_refused_in_the_same_way(project) -> None:
+    (project / ".env").write_text(f"RECON_EXIT_BACKFILL_DRY_RUN={HIDDEN}\n")
+    assert "RECON_EXIT_BACKFILL_DRY_RUN" in refused()
+
+
+@pytest.mark.parametrize("content", [b"RECON_ACTOR=\xff\xfe\n", b"\x80"])
+def test_an_env_file_that_is_not_text_is_refused(project, content) -> None:
+    (project / ".env").write_bytes(content)
+    assert refused().startswith(f"{project / '.env'} cannot be read: ")
+
+
+def test_absolute_folders_and_the_users_home_stay_what_they_are(project, monkeypatch, tmp_path_factory) -> None:
+    elsewhere = tmp_path_factory.mktemp("elsewhere")
+    monkeypatch.setenv("HOME", str(elsewhere))
+    (project / ".env").write_text(f"RECON_REPORTS_DIR={elsewhere}/reports\nRECON_HOME=~/recon\n")
+    settings = load_settings()
+    assert settings.recon_reports_dir == elsewhere / "reports"
+    assert settings.recon_home == elsewhere / "recon"
+    monkeypatch.setenv("RECON_REPORTS_DIR", "~/audits")
+    assert load_settings().recon_reports_dir == elsewhere / "audits"
+
+
+def test_a_checkout_of_recon_is_a_root_and_another_project_is_not(project) -> None:
+    inner = project / "another" / "folder"
+    inner.mkdir(parents=True)
+    assert project_root(inner) == inner
+    (project / "another" / "pyproject.toml").write_text('[project]\nname = "other"\n')
+    assert project_root(inner) == inner
+    (project / "pyproject.toml").write_text('[project]\nname = "recon"\n')
+    assert project_root(inner) == project
+    (project / "another" / "pyproject.toml").write_bytes(b'author = "\xe9"\n')
+    assert project_root(inner) == project
+    (inner / ".env").mkdir()  # a folder of that name holds no settings
+    assert project_root(inner) == project
+
+
+def test_a_working_folder_that_was_deleted_is_told(project, monkeypatch) -> None:
+    gone = project / "gone"
+    gone.mkdir()
+    monkeypatch.chdir(gone)
+    gone.rmdir()
+    with pytest.raises(UsageError) as caught:
+        load_settings()
+    assert caught.value.code == "no_folder"
+
+
+# Database URLs
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "nonsense",
+        "",
+        f"mysql://u:{HIDDEN}@h/d",
+        f"postgresql://u:{HIDDEN}@h:port/d",
+        f"postgresql://u:{HIDDEN}@[::1/d",
+        f"postgresql://u:{HIDDEN}@ss@h/d",
+        f"postgresql://u:pa@{HIDDEN}/word@h:5432/d",
+        f"postgresql://h:5432/d?user=u&password=pa@{HIDDEN}",
+    ],
+)
+def test_a_url_that_cannot_be_one_is_refused_without_being_repeated(url) -> None:
+    with pytest.raises(UsageError) as caught:
+        connect(url)
+    assert caught.value.code == "database_url_invalid"
+    assert HIDDEN not in caught.value.message
+
+
+@pytest.mark.parametrize("scheme", ["postgres", "postgresql", "postgresql+psycopg", "postgresql+psycopg2"])
+def test_every_spelling_of_postgresql_is_driven_by_psycopg_3(scheme) -> None:
+    engine = connect(f"{scheme}://u:open%40sesame@h:6543/d?sslmode=require")
+    assert engine.url.drivername == "postgresql+psycopg"
+    assert (engine.url.password, engine.url.host, engine.url.port) == ("open@sesame", "h", 6543)
+    assert engine.url.query["sslmode"] == "require"
+
+
+def test_the_model_reads_no_file_unless_it_is_named(project) -> None:
+    """Tests and the demo build settings without `.env`."""
+    (project / ".env").write_text("RECON_MAX_BATCH_ROWS=7\n")
+    assert Settings(_env_file=None).recon_max_batch_rows == 10_000  # type: ignore[call-arg]
