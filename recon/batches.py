@@ -96,14 +96,13 @@ class Batch:
 
     def next_command(self, reports: Path = Path("reports")) -> str:
         """The sentence that `recon status` prints: what to run next, as a shell takes it; folders are in `reports`."""
-        run = f"recon run {{}} --profile-id {shlex.quote(self.profile_id)} --batch-id {self.batch_id}"
-        if self.state is None:
-            return f"Next: {run.format('detect')}"
+        which = f"--profile-id {shlex.quote(self.profile_id)} --batch-id {self.batch_id}"
         commands = {
-            State.DETECTED: run.format("dry-run"),
+            None: f"recon run detect {which}",
+            State.DETECTED: f"recon run dry-run {which}",
             State.PLANNED: f"recon approve --batch-id {self.batch_id} --by NAME",
-            State.APPROVED: run.format("apply"),
-            State.APPLIED: run.format("validate"),
+            State.APPROVED: f"recon run apply {which}",
+            State.APPLIED: f"recon run validate {which}",
             State.VALIDATED: f"recon verify {shlex.quote(str(reports / self.batch_id))}",
             State.ROLLED_BACK: "recon run detect with a new batch_id, to repair it again",
         }

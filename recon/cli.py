@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Mapping, Sequence
+from io import TextIOWrapper
 from pathlib import Path
 from typing import Any
 
@@ -47,7 +48,7 @@ def cli() -> None:
 @cli.command("demo")
 @as_json
 def demo_command(as_json: bool) -> None:
-    """Run the whole demo incident on embedded PostgreSQL; ends with the report's path."""
+    """Run the whole demo incident on embedded PostgreSQL. The last line is the report's path."""
     from recon.demo_run import run_demo  # slow to import, as are the two below: they bring papermill
 
     finished = run_demo(load_settings(), progress=_progress())
@@ -58,7 +59,7 @@ def demo_command(as_json: bool) -> None:
 @cli.command("init")
 @click.option("--print", "print_only", is_flag=True, help="Print the SQL and change nothing.")
 def init_command(print_only: bool) -> None:
-    """Create recon's own tables beside `orders`, or add the columns that an existing audit table lacks."""
+    """Create recon's own tables beside `orders`. An existing audit table gets the columns that it lacks."""
     with transaction(open_workspace().engine) as connection:
         statements = audit.ddl(connection) if print_only else audit.create_tables(connection)
     for statement in statements:
@@ -71,7 +72,7 @@ def init_command(print_only: bool) -> None:
 @click.option("--profile-id", metavar="P", help="Also read this profile's pause state and exchange evidence.")
 @as_json
 def doctor_command(profile_id: str | None, as_json: bool) -> None:
-    """Show what is configured, reachable and permitted, and what to do about each failure."""
+    """Show what is configured, reachable and permitted. Each failure says what to do about it."""
     _report_checks(examine(load_settings(), profile_id), as_json)
 
 
@@ -79,13 +80,13 @@ def doctor_command(profile_id: str | None, as_json: bool) -> None:
 @click.argument("stage", metavar="STAGE", type=click.Choice([stage.value for stage in Stage]))
 @click.option("--profile-id", required=True, metavar="P", help="Whose orders.")
 @batch_option
-@click.option("--trade-id", "trade_ids", multiple=True, metavar="T", help="dry-run: narrow the batch to this trade.")
-@click.option("--symbol", "symbols", multiple=True, metavar="S", help="dry-run: narrow the batch to this symbol.")
+@click.option("--trade-id", "trade_ids", multiple=True, metavar="T", help="dry-run: only this trade; may be repeated.")
+@click.option("--symbol", "symbols", multiple=True, metavar="S", help="dry-run: only this symbol; may be repeated.")
 @as_json
 def run_command(
     stage: str, profile_id: str, batch_id: str, trade_ids: Sequence[str], symbols: Sequence[str], as_json: bool
 ) -> None:
-    """Run one stage's notebook and keep the executed copy as the report.
+    """Run one stage's notebook and keep it as the report.
 
     STAGE is one of detect, dry-run, apply, validate, rollback. Running a stage again is safe.
     """
@@ -117,11 +118,11 @@ def run_command(
     "--acknowledge",
     multiple=True,
     metavar="TRADE_ID=WHY",
-    help="Accept that a NO_GO or dust-only trade is treated as the plan says, and why.",
+    help="Accept a NO_GO or dust-only trade as the plan treats it, and say why; may be repeated.",
 )
 @as_json
 def approve_command(batch_id: str, by: str, acknowledge: Sequence[str], as_json: bool) -> None:
-    """Release the rows of the batch's plan for 24 hours. Changing or re-planning the batch voids it."""
+    """Release the rows of the batch's plan for 24 hours. A new dry run voids the approval."""
     check_batch_id(batch_id)
     work = open_workspace()
     with exact():
@@ -136,7 +137,7 @@ def approve_command(batch_id: str, by: str, acknowledge: Sequence[str], as_json:
 @click.option("--profile-id", metavar="P", help="Only this profile's batches.")
 @as_json
 def status_command(profile_id: str | None, as_json: bool) -> None:
-    """List the batches, their states, and the next command for each."""
+    """List the batches with their states and the next command for each."""
     settings = load_settings()
     with transaction(open_workspace(settings=settings).engine, read_only=True) as connection:
         found = batches.every(connection, profile_id)
@@ -163,7 +164,7 @@ def status_command(profile_id: str | None, as_json: bool) -> None:
 @click.argument("directory", metavar="DIR", type=click.Path(exists=True, file_okay=False, path_type=Path))
 @as_json
 def verify_command(directory: Path, as_json: bool) -> None:
-    """Check that a report folder is untouched, and that the database agrees with it."""
+    """Check that a report folder is untouched. What the database holds must agree with it."""
     checks = verify_folder(directory)
     if all(check.ok for check in checks):
         checks += database_checks(load_settings(), directory)
@@ -173,10 +174,10 @@ def verify_command(directory: Path, as_json: bool) -> None:
 @cli.command("lab", context_settings={"ignore_unknown_options": True})
 @click.argument("arguments", nargs=-1, type=click.UNPROCESSED, metavar="[JUPYTER OPTIONS]...")
 def lab_command(arguments: Sequence[str]) -> None:
-    """Open JupyterLab on the notebooks, with this configuration."""
+    """Open JupyterLab on the notebooks, with this configuration. Options such as --no-browser go to JupyterLab."""
     from recon.lab import open_lab
 
-    sys.exit(open_lab(load_settings(), arguments))
+    open_lab(load_settings(), arguments)
 
 
 def _progress() -> bool:
@@ -184,7 +185,7 @@ def _progress() -> bool:
 
 
 def _say(as_json: bool, document: Mapping[str, Any], lines: Sequence[str]) -> None:
-    click.echo(json.dumps(document, ensure_ascii=False) if as_json else "\n".join(lines))
+    click.echo(json.dumps(document) if as_json else "\n".join(lines))
 
 
 def _report_checks(checks: Sequence[Check], as_json: bool) -> None:
@@ -197,6 +198,9 @@ def _report_checks(checks: Sequence[Check], as_json: bool) -> None:
 def main() -> None:
     """Run the command line and end the process with the documented exit status."""
     wants_json = "--json" in sys.argv[1:]
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, TextIOWrapper):  # a terminal that cannot show an id must not fail what was done
+            stream.reconfigure(errors="backslashreplace")
     try:
         cli.main(_arguments(), standalone_mode=False)
     except click.exceptions.NoArgsIsHelpError as help_text:
@@ -224,7 +228,7 @@ def _arguments() -> list[str]:
 
 def _fail(wants_json: bool, code: str, message: str, status: int) -> int:
     if wants_json:
-        click.echo(json.dumps({"code": code, "message": message}, ensure_ascii=False))
+        click.echo(json.dumps({"code": code, "message": message}))
     else:
         click.echo(printable(f"recon: {code}: {message}"), err=True)
     return status

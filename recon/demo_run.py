@@ -49,7 +49,7 @@ class Finished:
         return [
             f"found     {_trades(plan)} open trades that the exchange does not explain at first sight",
             f"repaired  {_trades(applied)} of them with {len(applied)} EXIT rows, each backed by fills or dust",
-            f"refused   {_trades(refused)}, each for a named reason:",
+            f"refused   {_trades(refused)} of them, wholly or in part, each for a named reason:",
             *(f"          {count} {reason}" for reason, count in sorted(reasons.items())),
             "validated every open quantity is exactly as planned, and no other row changed",
             f"report    {self.folder / 'index.html'}",

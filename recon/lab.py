@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import os
 import shutil
-import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import NoReturn
 
 from pydantic import SecretStr
 
@@ -15,10 +15,11 @@ from recon.reporting.notebook import find_notebook
 from recon.settings import Settings
 
 
-def open_lab(settings: Settings, arguments: Sequence[str]) -> int:
-    """Run JupyterLab until it ends and return its exit status; copies installed notebooks to RECON_HOME first.
+def open_lab(settings: Settings, arguments: Sequence[str]) -> NoReturn:
+    """Become JupyterLab, so that whoever ends this process ends the server; its exit status is the process's.
 
-    A checkout's own notebooks are opened where they are. `arguments` are passed on, such as `--no-browser`.
+    Installed notebooks are copied to RECON_HOME first; a checkout's own are opened where they are. `arguments` are
+    passed on, such as `--no-browser`.
     """
     folder = find_notebook("01_detect.ipynb").parent
     if not (folder.parent / "pyproject.toml").is_file():
@@ -26,8 +27,7 @@ def open_lab(settings: Settings, arguments: Sequence[str]) -> int:
     command = [sys.executable, "-m", "jupyterlab", f"--ServerApp.root_dir={folder}", "--ServerApp.ip=127.0.0.1"]
     if hasattr(os, "geteuid") and os.geteuid() == 0:
         command.append("--allow-root")
-    environment = os.environ | configuration(settings)
-    return subprocess.run([*command, *arguments], env=environment, check=False).returncode
+    os.execve(sys.executable, [*command, *arguments], os.environ | configuration(settings))  # noqa: S606 - no shell
 
 
 def configuration(settings: Settings) -> dict[str, str]:

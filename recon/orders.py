@@ -56,7 +56,7 @@ class Orders:
 
     @classmethod
     def reflect(cls, connection: Connection) -> Orders:
-        """Read the table's definition; reads only. Raises `Refused` (orders_unsuitable) with the DDL that would help."""
+        """Read the table's definition; reads only. Raises `Refused` (orders_unsuitable) with the DDL that helps."""
         return cls(read_schema(connection))
 
     def profile(self, profile_id: str) -> ColumnElement[bool]:
@@ -280,7 +280,7 @@ class Orders:
         return _records(rows, {name: kinds.get(name, sa.Text()) for name in rows[0]}, "item")
 
     def _written(
-        self, profile_id: str, values: sa.TableValuedAlias, entry: sa.Alias, now: datetime
+        self, profile_id: str, values: sa.TableValuedAlias, entry: sa.FromClause, now: datetime
     ) -> dict[str, ColumnElement[Any]]:
         table = self.table
         cells: dict[str, ColumnElement[Any]] = {

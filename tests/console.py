@@ -103,10 +103,7 @@ class Console:
             cwd=self.folder,
             env=dict(self.environment),
             stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            encoding="utf-8",
-            **options,
+            **({"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "encoding": "utf-8"} | options),
         )
 
     def finish(self, process: subprocess.Popen[str]) -> Answer:
@@ -185,7 +182,7 @@ class Place:
         )
         self.profiles = 0
         self.switch = switch
-        Incident(url, folder / "statement", switch).create_table()
+        Incident(url, folder / "statement", switch).create_table(unique="UNIQUE (profile_id, order_id)")
 
     def profile(self, name: str, *ghosts: str) -> tuple[Incident, Console]:
         """A profile with these ghosts, its own statement, and the console that knows it."""

@@ -16,6 +16,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
+import pytest
 import sqlalchemy as sa
 
 from recon import audit
@@ -47,11 +48,29 @@ EXTENDED = MINIMAL | {"side": "text", "exchange_order_id": "text", "client_order
 """And those that are used when present."""
 
 UNIQUE = "UNIQUE (order_id)"
+EVERYTHING = Scope()
 
 
 def at(minutes: float) -> datetime:
     """The instant so many minutes after the incident's start."""
     return START + timedelta(minutes=minutes)
+
+
+def workspace(
+    engine: sa.Engine,
+    exchange: StatementExchange,
+    status_url: str,
+    now: datetime | None = NOW,
+    scope: Scope = EVERYTHING,
+    **flags: object,
+) -> Workspace:
+    """A workspace with the flags that apply needs."""
+    given: dict[str, Any] = {
+        "enable_recon_exit_backfill": True, "recon_exit_backfill_dry_run": False,
+        "recon_exit_backfill_lookback_hours": 200_000, "recon_actor": "tester",
+    }  # fmt: skip
+    settings = Settings(_env_file=None, **(given | flags))  # type: ignore[call-arg]
+    return Workspace(settings, engine, exchange, status_url, scope, now)
 
 
 class PauseSwitch(ThreadingHTTPServer):
@@ -115,7 +134,9 @@ class Incident:
         self.switch = switch
         self.engine = connect(url)
         self.backend = sa.create_engine(
-            self.engine.url, poolclass=sa.NullPool, connect_args={"options": "-c TimeZone=UTC", "prepare_threshold": None}
+            self.engine.url,
+            poolclass=sa.NullPool,
+            connect_args={"options": "-c TimeZone=UTC", "prepare_threshold": None},
         )
         self.exchange = HookedStatement(str(folder))
         self.profile = "main"
@@ -135,7 +156,12 @@ class Incident:
             return list(result) if result.returns_rows else []
 
     def create_table(
-        self, columns: Mapping[str, str] = EXTENDED, *, unique: str = UNIQUE, name: str = "orders", own_tables: bool = True
+        self,
+        columns: Mapping[str, str] = EXTENDED,
+        *,
+        unique: str = UNIQUE,
+        name: str = "orders",
+        own_tables: bool = True,
     ) -> Incident:
         """Create `orders` with the columns, and recon's own tables."""
         self.columns = dict(columns)
@@ -209,14 +235,9 @@ class Incident:
 
     # Recon's side
 
-    def work(self, *, now: datetime | None = NOW, scope: Scope = Scope(), **flags: object) -> Workspace:
-        """A workspace with the flags that apply needs; `now` None lets the server's clock run."""
-        given: dict[str, Any] = {
-            "enable_recon_exit_backfill": True, "recon_exit_backfill_dry_run": False,
-            "recon_exit_backfill_lookback_hours": 200_000, "recon_actor": "tester",
-        }  # fmt: skip
-        settings = Settings(_env_file=None, **(given | flags))  # type: ignore[call-arg]
-        return Workspace(settings, self.engine, self.exchange, self.switch.url, scope, now)
+    def work(self, *, now: datetime | None = NOW, scope: Scope = EVERYTHING, **flags: object) -> Workspace:
+        """See `workspace`; `now` None lets the server's clock run."""
+        return workspace(self.engine, self.exchange, self.switch.url, now, scope, **flags)
 
     def run(self, stage: Stage | str, batch: str | None = None, *, work: Workspace | None = None) -> StageResult:
         """Run one stage as notebooks and the command line do."""
@@ -276,7 +297,8 @@ class Incident:
     def backfill_content(self) -> str:
         """Invariant 1: the BFILL rows but for the two columns that may ever change."""
         return self.digest(
-            "SELECT (to_jsonb(o) - 'status' - 'updated_at')::text AS row FROM orders AS o WHERE order_id LIKE 'BFILL-%%'"
+            """SELECT (to_jsonb(o) - 'status' - 'updated_at')::text AS row FROM orders AS o
+               WHERE order_id LIKE 'BFILL-%%'"""
         )
 
     def orders(self) -> str:
@@ -290,7 +312,9 @@ class Incident:
 
     def digest(self, rows: str) -> str:
         """The number of the rows that a query gives (one column, `row`), and a hash over them in any order."""
-        [(count, content)] = self.sql(f"SELECT count(*), md5(string_agg(row, E'\\n' ORDER BY row COLLATE \"C\")) FROM ({rows}) AS r")
+        [(count, content)] = self.sql(
+            f"SELECT count(*), md5(string_agg(row, E'\\n' ORDER BY row COLLATE \"C\")) FROM ({rows}) AS r"
+        )
         return f"{count}:{content}"
 
     def state(self, batch: str | None = None) -> str | None:
@@ -301,7 +325,8 @@ class Incident:
     def audit(self, columns: str, batch: str | None = None) -> list[tuple[Any, ...]]:
         """The batch's audit rows in the order they were written."""
         found = self.sql(
-            f"SELECT {columns} FROM reconciliation_backfill_audit WHERE batch_id = %s ORDER BY ctid", batch or self.batch
+            f"SELECT {columns} FROM reconciliation_backfill_audit WHERE batch_id = %s ORDER BY ctid",
+            batch or self.batch,
         )
         return [tuple(row) for row in found]
 
@@ -326,9 +351,7 @@ def an_incident(url: str, folder: Path) -> Iterator[Incident]:
 
 def refusal(call: Callable[[], object]) -> Refused:
     """The `Refused` that a call raises; anything else fails the test."""
-    try:
+    with pytest.raises(Refused) as caught:
         call()
-    except Refused as refused:
-        assert refused.exit_status == 3
-        return refused
-    raise AssertionError("nothing was refused")
+    assert caught.value.exit_status == 3
+    return caught.value

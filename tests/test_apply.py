@@ -55,7 +55,12 @@ def test_apply_writes_exactly_the_approved_plan(incident_each_version: Incident)
         assert (row["order_id"], row["symbol"], row["exchange_order_id"]) == (
             item.order_id, item.symbol, item.exchange_order_id,
         )  # fmt: skip
-        assert (row["quantity"], row["qty"], row["price"], row["filled_at"]) == (item.qty, item.qty, item.price, item.filled_at)
+        assert (row["quantity"], row["qty"], row["price"], row["filled_at"]) == (
+            item.qty,
+            item.qty,
+            item.price,
+            item.filled_at,
+        )
         assert (row["action"], row["status"], row["side"]) == ("EXIT", "filled", item.side)
         assert (row["created_at"], row["updated_at"], row["client_order_id"]) == (NOW, NOW, None)
     assert (incident.open_quantities(), incident.bystanders()) == ({}, bystanders)
@@ -144,7 +149,8 @@ STALE: dict[str, tuple[Callable[[Incident], object], str]] = {
         lambda incident: incident.sql("UPDATE orders SET price = 99 WHERE order_id = 'entry-t1'"), "rows of BTCUSD",
     ),
     "a row of another trade on the symbol": (
-        lambda incident: incident.row("new", "t9", "ENTRY", "1", 200, symbol="BTC-USD"), "targets, items, rows of BTCUSD",
+        lambda incident: incident.row("new", "t9", "ENTRY", "1", 200, symbol="BTC-USD"),
+        "targets, items, rows of BTCUSD",
     ),
     "a row that vanished": (
         lambda incident: incident.sql("DELETE FROM orders WHERE order_id = 'bystander'"), "rows of BTCUSD",
@@ -154,7 +160,8 @@ STALE: dict[str, tuple[Callable[[Incident], object], str]] = {
     "a new fill inside the window": (lambda incident: incident.fill("Y", "1", 90), "evidence of BTCUSD"),
     "a position": (lambda incident: incident.hold("BTC/USD", "0.1"), "items, positions of BTCUSD"),
     "positions no longer known": (
-        lambda incident: (setattr(incident, "positions", None), incident.write_statement()), "items, positions of BTCUSD",
+        lambda incident: (setattr(incident, "positions", None), incident.write_statement()),
+        "items, positions of BTCUSD",
     ),
     "an open order": (
         lambda incident: (
@@ -170,7 +177,9 @@ STALE: dict[str, tuple[Callable[[Incident], object], str]] = {
 
 
 @pytest.mark.parametrize(("change", "said"), STALE.values(), ids=STALE.keys())
-def test_a_plan_whose_facts_changed_is_stale(incident: Incident, change: Callable[[Incident], object], said: str) -> None:
+def test_a_plan_whose_facts_changed_is_stale(
+    incident: Incident, change: Callable[[Incident], object], said: str
+) -> None:
     """Nothing is written, the approval is void, and the batch is planned anew."""
     incident.create_table().ghost("t1")
     incident.row("bystander", "t8", "ENTRY", "1", status="expired")
@@ -219,7 +228,7 @@ def test_what_does_not_decide_leaves_the_plan_as_it_is(incident: Incident) -> No
 
 
 def test_evidence_is_not_spent_by_two_batches(incident: Incident) -> None:
-    """Invariant 6: two narrowed batches on one symbol; the second is stale, and planned anew it finds the rest spent."""
+    """Invariant 6: of two narrowed batches on one symbol the second is stale; planned anew it finds the rest spent."""
     incident.create_table()
     incident.row("e1", "t1", "ENTRY", "1", 0)
     incident.row("e2", "t2", "ENTRY", "1", 1)
@@ -312,7 +321,9 @@ def test_anything_else_that_changes_with_the_insert_rolls_everything_back(
     incident.create_table().ghost("t1")
     incident.row("elsewhere", "t9", "ENTRY", "1", symbol="ETH/USD", status="expired")
     incident.plan()
-    incident.sql(f"CREATE FUNCTION along() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN {statement}; RETURN new; END $$")
+    incident.sql(
+        f"CREATE FUNCTION along() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN {statement}; RETURN new; END $$"
+    )
     incident.sql(
         """CREATE TRIGGER writing_along AFTER INSERT ON orders FOR EACH ROW WHEN (new.order_id LIKE 'BFILL-%%')
            EXECUTE FUNCTION along()"""
@@ -333,7 +344,11 @@ def test_an_audit_row_that_cannot_be_written_takes_the_orders_row_with_it(incide
     incident.sql("ALTER TABLE reconciliation_backfill_audit ADD CHECK (decision <> 'APPLIED')")
     before = incident.everything()
     result = incident.run("apply")
-    assert (result.verdict, result.code, "SQLSTATE 23514" in (result.message or "")) == (Verdict.FAILED, "database_error", True)
+    assert (result.verdict, result.code, "SQLSTATE 23514" in (result.message or "")) == (
+        Verdict.FAILED,
+        "database_error",
+        True,
+    )
     assert incident.everything() == before
 
 
@@ -378,7 +393,11 @@ def test_a_row_that_was_altered_since_is_a_failure(incident: Incident, change: s
     incident.sql(change.format(ORDER_ID))
     before = incident.orders()
     result = incident.run("apply")
-    assert (result.verdict, result.code, result.counts) == (Verdict.FAILED, "existing_row_differs", {"SKIP_EXISTING": 1})
+    assert (result.verdict, result.code, result.counts) == (
+        Verdict.FAILED,
+        "existing_row_differs",
+        {"SKIP_EXISTING": 1},
+    )
     assert f"{ORDER_ID} {said}" in (result.message or "")
     validated = incident.run("validate")
     assert (validated.verdict, validated.code) == (Verdict.FAILED, "validation_failed")

@@ -126,7 +126,10 @@ def test_an_expired_approval_is_refused_and_may_be_renewed(incident: Incident) -
     assert (result.verdict, result.code) == (Verdict.NO_GO, "approval_expired")
     assert incident.everything() == before
     incident.approve(work=incident.work(now=end))
-    assert incident.run("apply", work=incident.work(now=end + timedelta(hours=24, microseconds=-1))).verdict is Verdict.DONE
+    assert (
+        incident.run("apply", work=incident.work(now=end + timedelta(hours=24, microseconds=-1))).verdict
+        is Verdict.DONE
+    )
 
 
 def test_an_approval_that_expires_while_apply_waits_is_refused_too(incident: Incident) -> None:
@@ -135,7 +138,9 @@ def test_an_approval_that_expires_while_apply_waits_is_refused_too(incident: Inc
     live = incident.work(now=None)
     incident.plan(work=live)
     soon = "(SELECT to_char(clock_timestamp() + '0.4 s', 'YYYY-MM-DD\"T\"HH24:MI:SS.US\"Z\"'))"
-    incident.sql(f"UPDATE reconciliation_batches SET approval = jsonb_set(approval, '{{expires_at}}', to_jsonb({soon}))")
+    incident.sql(
+        f"UPDATE reconciliation_batches SET approval = jsonb_set(approval, '{{expires_at}}', to_jsonb({soon}))"
+    )
     incident.exchange.before = lambda: incident.sql("SELECT pg_sleep(0.5)")
     assert incident.run("apply", work=live).code == "approval_expired"
     assert incident.backfills() == []
@@ -164,7 +169,8 @@ def test_items_beyond_the_plan_are_never_written(incident: Incident) -> None:
     incident.create_table().ghost("t1")
     incident.plan()
     incident.sql(
-        "UPDATE reconciliation_batches SET approval = jsonb_set(approval, '{items}', approval->'items' || '[\"BFILL-x\"]')"
+        """UPDATE reconciliation_batches
+           SET approval = jsonb_set(approval, '{items}', approval->'items' || '["BFILL-x"]')"""
     )
     assert incident.run("apply").counts == {"APPLIED": 1}
     assert [row["filled_at"] for row in incident.backfills()] == [at(60)]

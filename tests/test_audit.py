@@ -18,7 +18,8 @@ from recon.identity import backfill_order_id
 
 RUNBOOK = (
     "batch_id text, profile_id text, symbol text, trade_id text, decision text, reason text, filled_qty numeric, "
-    "backfill_order_id text, exchange_client_order_id text, created_at timestamptz DEFAULT now(), reverted_at timestamptz"
+    "backfill_order_id text, exchange_client_order_id text, created_at timestamptz DEFAULT now(), "
+    "reverted_at timestamptz"
 )
 """The columns that the runbook's queries name, as a backend may have made them."""
 
@@ -103,9 +104,13 @@ def test_what_would_be_run_is_told_without_running_it(incident: Incident) -> Non
 def test_an_existing_audit_table_gets_the_missing_columns_and_nothing_else(incident_each_version: Incident) -> None:
     """Its rows, keys, defaults and index stay; what is added is nullable; a whole repair then works on it."""
     incident = incident_each_version.create_table(own_tables=False)
-    incident.sql(f"CREATE TABLE reconciliation_backfill_audit (id bigserial PRIMARY KEY, {RUNBOOK}, note text DEFAULT 'n')")
+    incident.sql(
+        f"CREATE TABLE reconciliation_backfill_audit (id bigserial PRIMARY KEY, {RUNBOOK}, note text DEFAULT 'n')"
+    )
     incident.sql("CREATE INDEX theirs ON reconciliation_backfill_audit (batch_id)")
-    incident.sql("INSERT INTO reconciliation_backfill_audit (batch_id, profile_id, decision) VALUES ('old', 'main', 'APPLIED')")
+    incident.sql(
+        "INSERT INTO reconciliation_backfill_audit (batch_id, profile_id, decision) VALUES ('old', 'main', 'APPLIED')"
+    )
     shape = """SELECT column_name, data_type, is_nullable, column_default FROM information_schema.columns
                WHERE table_name = 'reconciliation_backfill_audit' ORDER BY ordinal_position"""
     before, row = incident.sql(shape), incident.audit("*", "old")
@@ -114,8 +119,8 @@ def test_an_existing_audit_table_gets_the_missing_columns_and_nothing_else(incid
     assert ran == [
         f"ALTER TABLE reconciliation_backfill_audit ADD COLUMN {column}"
         for column in (
-            "exchange_order_id TEXT", "evidence_filled_at TIMESTAMP WITH TIME ZONE", "price NUMERIC", "plan_digest TEXT",
-            "actor TEXT",
+            "exchange_order_id TEXT", "evidence_filled_at TIMESTAMP WITH TIME ZONE", "price NUMERIC",
+            "plan_digest TEXT", "actor TEXT",
         )
     ]  # fmt: skip
     after = incident.sql(shape)
@@ -176,7 +181,11 @@ def test_an_audit_table_that_cannot_be_written_stops_the_whole_batch(incident: I
     result = incident.run("dry-run")
     assert result.verdict is Verdict.NO_GO
     assert {item.reason for item in result.items} == {Reason.AUDIT_UNAVAILABLE}
-    assert [check.name for check in result.checks if not check.ok] == ["candidates_present", "no_target_is_no_go", "audit_writable"]
+    assert [check.name for check in result.checks if not check.ok] == [
+        "candidates_present",
+        "no_target_is_no_go",
+        "audit_writable",
+    ]
     if not spoil.startswith("DROP"):
         assert incident.audit("1") == [], "the probe was taken back"
 

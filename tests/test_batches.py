@@ -73,7 +73,18 @@ def test_a_life_that_takes_every_legal_step(incident: Incident) -> None:
         seen.add((State(before) if before else None, Action(taken or action), after))
         assert outcome is not None
 
-    for action in ("detect", "detect", "dry-run", "detect", "dry-run", "approve", "approve", "detect", "dry-run", "approve"):
+    for action in (
+        "detect",
+        "detect",
+        "dry-run",
+        "detect",
+        "dry-run",
+        "approve",
+        "approve",
+        "detect",
+        "dry-run",
+        "approve",
+    ):
         step(action)
     incident.row("late", "t9", "ENTRY", "1", 1)
     step("apply", "stale")
@@ -109,7 +120,9 @@ def test_a_batch_of_another_profile_is_refused_by_every_stage(incident: Incident
     assert incident.everything() == before
 
 
-@pytest.mark.parametrize("batch_id", ["../../x", "", ".", "a/b", "a b", "ä", "-a", "a" * 65, "a\n", "a\0", "a;b", "$(x)"])
+@pytest.mark.parametrize(
+    "batch_id", ["../../x", "", ".", "a/b", "a b", "ä", "-a", "a" * 65, "a\n", "a\0", "a;b", "$(x)"]
+)
 def test_a_malformed_batch_id_is_a_usage_error(batch_id: str) -> None:
     with pytest.raises(UsageError) as caught:
         open_incident("detect", "main", batch_id)
@@ -119,7 +132,7 @@ def test_a_malformed_batch_id_is_a_usage_error(batch_id: str) -> None:
 def test_what_is_saved_is_what_is_loaded(incident: Incident) -> None:
     """The documents come back as JSON; the first instant and actor stay."""
     incident.create_table()
-    document = {"text": "it's 🚀 \"x\"", "list": [1, None, True], "number": "0.10"}
+    document = {"text": 'it\'s 🚀 "x"', "list": [1, None, True], "number": "0.10"}
     batch = Batch("b", "main", State.PLANNED, scope=document, plan=document, plan_digest="d", approval=None)
     later = NOW + timedelta(hours=1)
     with transaction(incident.engine) as connection:

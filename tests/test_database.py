@@ -44,7 +44,8 @@ def test_every_way_to_write_the_url_gives_one_driver(url: str, shown: str) -> No
     "url",
     [
         "", "nonsense", "mysql://u:{0}@h/d", "sqlite:///{0}", f"postgresql//u:{SECRET}@h/d",
-        f"postgresql://u:{SECRET}@h:port/d", f"postgresql://u:pa@{SECRET}@h:5432/d", f"postgresql://u:{SECRET}@h:99 9/d",
+        f"postgresql://u:{SECRET}@h:port/d", f"postgresql://u:pa@{SECRET}@h:5432/d",
+        f"postgresql://u:{SECRET}@h:99 9/d",
     ],
 )  # fmt: skip
 def test_a_url_that_is_none_is_a_usage_error_that_does_not_repeat_it(url: str) -> None:
@@ -130,7 +131,14 @@ def test_a_read_only_transaction_cannot_write(database_url: str) -> None:
 def test_nothing_of_a_transaction_outlives_it(database_url_each_version: str) -> None:
     """Rules of a transaction pooler: settings are local, and nothing is prepared, however often it is asked."""
     engine = connect(database_url_each_version)
-    names = ("TimeZone", "DateStyle", "lock_timeout", "statement_timeout", "transaction_isolation", "transaction_read_only")
+    names = (
+        "TimeZone",
+        "DateStyle",
+        "lock_timeout",
+        "statement_timeout",
+        "transaction_isolation",
+        "transaction_read_only",
+    )
     with engine.connect() as connection:
         shown = [connection.exec_driver_sql(f"SHOW {name}").scalar_one() for name in names]
         connection.rollback()
@@ -148,9 +156,10 @@ def test_nothing_of_a_transaction_outlives_it(database_url_each_version: str) ->
 
 
 STRANGE = {
-    "TimeZone": "'Asia/Kolkata'", "DateStyle": "'SQL, DMY'", "IntervalStyle": "'sql_standard'", "extra_float_digits": "-15",
-    "bytea_output": "'escape'", "default_transaction_isolation": "'serializable'", "default_transaction_read_only": "on",
-    "default_transaction_deferrable": "on", "statement_timeout": "'2s'", "lock_timeout": "'1s'",
+    "TimeZone": "'Asia/Kolkata'", "DateStyle": "'SQL, DMY'", "IntervalStyle": "'sql_standard'",
+    "extra_float_digits": "-15", "bytea_output": "'escape'", "default_transaction_isolation": "'serializable'",
+    "default_transaction_read_only": "on", "default_transaction_deferrable": "on", "statement_timeout": "'2s'",
+    "lock_timeout": "'1s'",
     "quote_all_identifiers": "on", "jit": "off", "default_toast_compression": "'pglz'",
 }  # fmt: skip
 
@@ -223,7 +232,9 @@ def _wait_for(port: int, running: subprocess.Popen[bytes]) -> None:
 def test_a_repair_behind_a_transaction_pooler(pooled_url: str, tmp_path: Path) -> None:
     """Again and again over one server connection: no session state, nothing prepared, no lock left behind."""
     with an_incident(pooled_url, tmp_path) as incident:
-        incident.backend = sa.create_engine(incident.engine.url, poolclass=sa.NullPool, connect_args={"prepare_threshold": None})
+        incident.backend = sa.create_engine(
+            incident.engine.url, poolclass=sa.NullPool, connect_args={"prepare_threshold": None}
+        )
         incident.create_table()
         for number in range(12):
             incident.ghost(f"t{number}", f"{number + 1}", symbol=f"C{number}/USD")
@@ -232,15 +243,22 @@ def test_a_repair_behind_a_transaction_pooler(pooled_url: str, tmp_path: Path) -
             assert incident.repair().counts == {"APPLIED": 12}
             for stage in ("apply", "validate", "rollback"):
                 assert incident.run(stage).verdict is Verdict.DONE
-        left = incident.sql("SELECT count(*) FROM pg_prepared_statements UNION ALL SELECT count(*) FROM pg_locks WHERE locktype = 'advisory'")
+        left = incident.sql(
+            """SELECT count(*) FROM pg_prepared_statements
+               UNION ALL SELECT count(*) FROM pg_locks WHERE locktype = 'advisory'"""
+        )
         assert left == [(0,), (0,)]
         assert incident.sql("SHOW statement_timeout") == [("0",)]
 
 
 def test_the_control_a_client_that_prepares_fails_behind_the_pooler(pooled_url: str) -> None:
     engine = sa.create_engine(connect(pooled_url).url, poolclass=sa.NullPool, connect_args={"prepare_threshold": 1})
-    with pytest.raises(sa.exc.DBAPIError, match="prepared statement"):
+
+    def again() -> None:
         for number in range(4):
             with engine.begin() as connection:
                 connection.exec_driver_sql("SELECT %s", (number,))
                 connection.exec_driver_sql("SELECT %s", (number,))
+
+    with pytest.raises(sa.exc.DBAPIError, match="prepared statement"):
+        again()

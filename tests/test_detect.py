@@ -122,7 +122,9 @@ def test_unknown_positions_are_not_compared(incident: Incident) -> None:
     assert ("Positions are unknown: the statement has no positions.csv.",) in rows(result, "notes")
 
 
-@pytest.mark.parametrize(("columns", "said"), [(MINIMAL, []), (EXTENDED | {"filled_at": "timestamp"}, ["filled_at of"])])
+@pytest.mark.parametrize(
+    ("columns", "said"), [(MINIMAL, []), (EXTENDED | {"filled_at": "timestamp"}, ["filled_at of"])]
+)
 def test_times_without_zone_are_read_as_utc_and_said_so(
     incident: Incident, columns: dict[str, str], said: list[str]
 ) -> None:

@@ -91,7 +91,7 @@ def test_a_dry_run_changes_no_row_of_orders_and_proves_it(incident_each_version:
     ],
 )
 def test_the_proof_fails_when_a_row_changes_in_between(incident: Incident, change: str) -> None:
-    """The control: the first audit row of the dry run sets off a trigger that changes a row; approval is then refused."""
+    """The control: an audit row of the dry run sets off a trigger that changes a row; approval is then refused."""
     incident.create_table().ghost("t1")
     incident.row("bystander", "t9", "EXIT", "1", status="canceled")
     incident.sql(f"CREATE FUNCTION meddle() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN {change}; RETURN new; END $$")

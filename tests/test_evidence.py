@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import timedelta
 from decimal import Decimal, Inexact, localcontext
 from itertools import permutations
@@ -17,9 +18,12 @@ from recon.plan import EXACT, Facts, book
 
 
 def booked(facts: Facts) -> Ledger:
-    """What the facts' rows leave of its fills."""
+    """What the facts' rows leave of its fills; when a row was created says nothing about that."""
+    early = replace(facts, rows=tuple(replace(one, created_at=at("00:00:00")) for one in facts.rows))
     with localcontext(EXACT):
-        return book(facts, build_lifecycles(facts.rows))
+        held, other = (book(told, build_lifecycles(told.rows)) for told in (facts, early))
+    assert (taken(other), left(other), listed(other)) == (taken(held), left(held), listed(held))
+    return held
 
 
 def listed(held: Ledger) -> list[tuple[str, str]]:
@@ -72,7 +76,7 @@ def test_units_stand_in_canonical_order_whatever_the_order_of_the_fills():
     fills = [
         fill("X2"),
         fill("X10"),
-        fill("X1", clock="09:00:00"),
+        fill("X9", clock="09:00:00"),
         fill("X1", side="buy", clock="11:00:00"),
         fill("X0", symbol="BTC/USD", clock="11:30:00"),
     ]
@@ -81,7 +85,7 @@ def test_units_stand_in_canonical_order_whatever_the_order_of_the_fills():
     assert found == [
         ("BTCUSD", "sell", "X0", "11:30:00"),
         ("ETHUSD", "buy", "X1", "11:00:00"),
-        ("ETHUSD", "sell", "X1", "09:00:00"),
+        ("ETHUSD", "sell", "X9", "09:00:00"),
         ("ETHUSD", "sell", "X10", "10:00:00"),
         ("ETHUSD", "sell", "X2", "10:00:00"),
     ]
@@ -99,8 +103,9 @@ def test_fees_add_up_per_currency_in_upper_case():
         fill(qty="3", fee=Decimal("-0.5"), fee_currency="USD"),
         fill(qty="4", fee=None, fee_currency="ETH"),
         fill(qty="5", fee=Decimal(7), fee_currency=None),
+        fill(qty="6", fee=Decimal(1), fee_currency="bnb"),
     ]
-    assert build_units(fills)[0].fees == (("ETH", Decimal("0.12")), ("USD", Decimal("-0.5")))
+    assert build_units(fills)[0].fees == (("BNB", Decimal(1)), ("ETH", Decimal("0.12")), ("USD", Decimal("-0.5")))
 
 
 @pytest.mark.parametrize(
@@ -114,6 +119,7 @@ def test_fees_add_up_per_currency_in_upper_case():
         ([("1", "1"), ("1", "1")], "1"),
         ([("3", "10"), ("1", "20")], "12.5"),
         ([("1E+30", "7"), ("1E-18", "9")], "7"),
+        ([("1", "12345678901234567890.5"), ("1", "12345678901234567891.5")], "12345678901234567891"),
         ([("1E+30", "123456789.123456789012"), ("1E+30", "123456789.123456789014")], "123456789.123456789013"),
     ],
 )
@@ -251,12 +257,15 @@ def test_an_id_on_another_symbol_is_another_order_but_another_spelling_is_the_sa
 @ledger
 def test_rows_that_are_not_filled_or_hold_nothing_take_nothing(facts):
     """
-    Canceled, zero and negative rows leave the order alone.
+    Canceled, zero and negative rows leave the order alone, and nobody needs to look for theirs.
 
         10:00:00  EXIT  T1  sell  1   @100  X1  status=canceled
         10:00:00  EXIT  T1  sell  0   @100  X1
+        10:00:00  EXIT  T1  sell  0   @100  X9
+        10:30:00  EXIT  T1  sell  0   @100  -
         10:00:00  EXIT  T1  sell  -1  @100  X1
-        10:00:00  EXIT  T1  sell  -1  @100  -
+        10:00:00  EXIT  T1  sell  -1  @100  X9
+        10:30:00  EXIT  T1  sell  -1  @100  -
         10:00:00  fill  X1  sell  1
     """
     held = booked(facts)
@@ -321,6 +330,28 @@ def test_one_client_order_id_may_stand_for_several_orders(facts):
         10:20:00  fill  X2  sell  1  client=c
     """
     assert left(booked(facts)) == {"X1 10:00:00": "0.5", "X1 10:10:00": "0", "X2 10:20:00": "0"}
+
+
+@ledger
+def test_the_units_of_several_orders_are_taken_by_time_not_order_by_order(facts):
+    """
+    Backwards from 10:40 come 10:30 and half of 10:20; forwards from 09:00, what is next of either.
+
+        10:40:00  EXIT  T1  sell  1.5  @100  -  client=c  id=backwards
+        09:00:00  EXIT  T1  sell  1.5  @100  -  client=d  id=forwards
+        10:00:00  fill  X1  sell  1  client=c
+        10:30:00  fill  X1  sell  1  client=c
+        10:20:00  fill  X2  sell  1  client=c
+        10:00:00  fill  Y2  sell  1  client=d
+        10:30:00  fill  Y2  sell  1  client=d
+        10:20:00  fill  Y1  sell  1  client=d
+    """
+    assert taken(booked(facts)) == {
+        "backwards X1 10:30:00": "1",
+        "backwards X2 10:20:00": "0.5",
+        "forwards Y2 10:00:00": "1",
+        "forwards Y1 10:20:00": "0.5",
+    }
 
 
 @ledger
@@ -430,6 +461,20 @@ def test_an_order_that_another_row_touched_is_not_equal(facts):
 
 
 @ledger
+def test_an_order_of_which_one_instant_was_touched_is_not_equal_either(facts):
+    """
+    Of X1's two instants T2 took one whole; the other is as it was.
+
+        10:00:00  EXIT  T2  sell  1  @100  X1
+        10:00:02  EXIT  T1  sell  3  @100
+        10:00:00  fill  X1  sell  1
+        10:00:02  fill  X1  sell  2
+        10:00:03  fill  X2  sell  4
+    """
+    assert left(booked(facts)) == {"X1 10:00:00": "0", "X1 10:00:02": "2", "X2 10:00:03": "1"}
+
+
+@ledger
 def test_of_two_equal_orders_the_nearest_and_then_the_first_id(facts):
     """
     The first row is nearest to X3; the second lies between X1 and X2.
@@ -472,6 +517,13 @@ def test_a_part_is_no_larger_than_what_is_left_of_the_order(facts):
     assert left(booked(facts)) == {"X2 09:59:58": "0", "X1 10:00:00": "1", "X2 10:30:00": "0"}
 
 
+@pytest.mark.parametrize(("clock", "part"), [("10:00:05", True), ("10:00:05.000001", False)])
+def test_a_part_is_near_within_five_seconds_too(clock, part):
+    """Else nothing matches the row, and it is listed."""
+    held = booked(facts_of(f"{clock} EXIT T1 sell 2 @100", "10:00:00 fill X1 sell 8"))
+    assert (left(held), bool(listed(held))) == ({"X1 10:00:00": "6"}, not part)
+
+
 @ledger
 def test_a_part_goes_to_the_order_with_the_nearest_instant_then_the_first_id(facts):
     """
@@ -508,14 +560,15 @@ def test_a_row_that_nothing_matches_spends_from_the_nearest_units_and_is_listed(
 @ledger
 def test_equally_near_units_are_taken_earliest_first_then_by_order(facts):
     """
-    Ten seconds before and after, and two orders at one instant.
+    Ten seconds before and after, and two orders at one instant, of which X3 began earlier.
 
-        10:00:10  EXIT  T1  sell  2.5  @100  -  id=lost
+        10:00:10  EXIT  T1  sell  1.5  @100  -  id=lost
         10:00:20  fill  X1  sell  1
         10:00:00  fill  X3  sell  1
+        09:00:00  fill  X3  sell  1
         10:00:00  fill  X2  sell  1
     """
-    assert left(booked(facts)) == {"X2 10:00:00": "0", "X3 10:00:00": "0", "X1 10:00:20": "0.5"}
+    assert taken(booked(facts)) == {"lost X2 10:00:00": "1", "lost X3 10:00:00": "0.5"}
 
 
 @ledger
@@ -661,6 +714,33 @@ def test_of_two_units_with_one_id_a_backfill_row_spends_the_one_on_its_side(fact
         10:00:00  fill   7   buy   3
     """
     assert {key[1]: str(qty) for key, qty in booked(facts).left.items()} == {"sell": "2", "buy": "1"}
+
+
+@ledger
+def test_a_backfill_row_larger_than_its_unit_takes_nothing_from_the_other_side(facts):
+    """
+    Somebody enlarged the row: all of the unit is spent, and the buy of the same id is still there.
+
+        10:00:00  BFILL  T1  sell  4  @110  7
+        10:00:00  fill   7   buy   3
+        10:00:00  fill   7   sell  3
+    """
+    assert {key[1]: str(qty) for key, qty in booked(facts).left.items()} == {"sell": "0", "buy": "3"}
+
+
+@ledger
+def test_of_backfill_rows_that_spend_too_much_the_order_of_rows_does_not_choose(facts):
+    """
+    Three of two: whichever row is read first, the same one falls short.
+
+        10:00:00  BFILL  T1  sell  1    @110  X1
+        10:00:00  BFILL  T2  sell  1    @110  X1
+        10:00:00  BFILL  T3  sell  1.5  @110  X1
+        10:00:00  fill   X1  sell  2
+    """
+    assert (
+        len({str(sorted(taken(booked(replace(facts, rows=rows))).items())) for rows in permutations(facts.rows)}) == 1
+    )
 
 
 @ledger

@@ -43,7 +43,8 @@ FENCE = re.compile(r"^```(?P<info>.*)\n(?P<body>(?:.*\n)*?)```$", re.MULTILINE)
 MARK = "@@ the command before this line ended with"
 WORLDS = ("demo", "walk", "own")
 ROLE = "recon_operator"
-SECONDS = 170
+SECONDS = 900
+"""When a session is given up: about one minute is usual, on a machine under load several."""
 
 
 @dataclass(frozen=True)

@@ -49,7 +49,10 @@ def test_it_needs_no_flag_and_no_pause(incident: Incident) -> None:
 @pytest.mark.parametrize(
     ("spoil", "expected"),
     [
-        ("UPDATE orders SET status = 'canceled' WHERE order_id LIKE 'BFILL-%%'", ["open_quantities", "applied_rows_identical"]),
+        (
+            "UPDATE orders SET status = 'canceled' WHERE order_id LIKE 'BFILL-%%'",
+            ["open_quantities", "applied_rows_identical"],
+        ),
         ("DELETE FROM orders WHERE order_id LIKE 'BFILL-%%'", ["open_quantities", "applied_rows_identical"]),
         ("UPDATE orders SET price = 1 WHERE order_id LIKE 'BFILL-%%'", ["applied_rows_identical"]),
         ("UPDATE orders SET quantity = 2, qty = 2 WHERE order_id = 'entry-t1'", ["open_quantities"]),
@@ -142,7 +145,9 @@ def test_other_trades_that_changed_since_the_dry_run_are_notes(incident: Inciden
     assert result.verdict is Verdict.DONE, result.message
     assert list(result.tables["other_changes"].rows) == [("changed",), ("gone",), ("new",), ("over",)]
     assert list(result.tables["over_closed"].rows) == [("ADA/USD", "over", Decimal(1))]
-    assert incident.sql("SELECT symbol FROM reconciliation_events WHERE batch_id = %s AND symbol LIKE 'ADA%%'", incident.batch) == [("ADA/USD",)]
+    assert incident.sql(
+        "SELECT symbol FROM reconciliation_events WHERE batch_id = %s AND symbol LIKE 'ADA%%'", incident.batch
+    ) == [("ADA/USD",)]
 
 
 def test_events_before_and_after_are_counted(incident: Incident) -> None:

@@ -23,8 +23,8 @@ KEYS = ("stage", "profile_id", "batch_id", "verdict", "plan_digest", "checks", "
 def result_json(result: StageResult, report: str | None = None) -> ResultJson:
     """The fixed JSON object; `report` is where the executed notebook lies, None when it is not kept.
 
-    Quantities and prices are plain decimal strings, instants canonical text. `code` and `message` are there
-    only when the stage was refused or failed.
+    Quantities and prices are plain decimal strings, instants canonical text. `code` is there only
+    when the stage was refused or failed, `message` then and when there is something to add.
     """
     content: ResultJson = {
         "stage": result.stage.value,
@@ -38,7 +38,9 @@ def result_json(result: StageResult, report: str | None = None) -> ResultJson:
         "report": report,
     }
     if result.code is not None:
-        content |= {"code": result.code, "message": result.message or ""}
+        content |= {"code": result.code}
+    if result.code is not None or result.message:
+        content |= {"message": result.message or ""}
     return content
 
 
@@ -83,8 +85,8 @@ def _item_json(item: Item) -> ResultJson:
 
 def _console_lines(content: Mapping[str, Any]) -> Iterator[str]:
     yield f"{content['stage']}: {content['verdict']} (profile {content['profile_id']}, batch {content['batch_id']})"
-    if content.get("code"):
-        yield f"  {content['code']}: {content['message']}"
+    if content.get("code") or content.get("message"):
+        yield "  " + ": ".join(part for part in (content.get("code"), content["message"]) if part)
     if content["plan_digest"]:
         yield f"  plan digest {content['plan_digest']}"
     for check in content["checks"]:

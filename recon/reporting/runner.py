@@ -109,9 +109,10 @@ def _keep(folder: Path, stem: str, execution: Execution, result: ResultJson) -> 
         add_file(report.with_suffix(".json"), (json.dumps(saved, indent=2, ensure_ascii=False) + "\n").encode())
         add_file(report.with_suffix(".html"), render(execution.notebook, saved).encode())
         describe(folder, result["profile_id"])
-    except OSError as error:
+    except Exception as error:  # whatever hinders the report, the stage is over and its verdict must be told
         kept = f"only {report.name} was kept" if report else "no report was kept"
-        problems.append(f"The report in {folder} is not complete, {kept}: {error.strerror or error}.")
+        why = getattr(error, "strerror", None) or (str(error).splitlines() or [type(error).__name__])[0]
+        problems.append(f"The report in {folder} is not complete, {kept}: {why}.")
     return Outcome(result | {"report": str(report) if report else None}, report, tuple(problems))
 
 

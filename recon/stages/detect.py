@@ -56,7 +56,8 @@ def detect(work: Workspace, profile_id: str, batch_id: str) -> StageResult:
         "notes": Table("Notes", "Each line limits what this notebook can say.", ("note",), tuple((n,) for n in notes)),
     }
     check = Check("events_recorded", True, f"{written} mismatch events written, {len(disagreeing)} mismatches found")
-    return StageResult(Stage.DETECT, profile_id, batch_id, Verdict.DONE, checks=(check,), tables=tables)
+    counts = {"OPEN": sum(one.open_qty > 0 for one in found), "MISMATCH": len(disagreeing)}
+    return StageResult(Stage.DETECT, profile_id, batch_id, Verdict.DONE, checks=(check,), counts=counts, tables=tables)
 
 
 def _snapshot(work: Workspace, profile_id: str, now: datetime, notes: list[str]) -> Snapshot | None:

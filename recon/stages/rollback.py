@@ -94,7 +94,9 @@ def _invariants(
     unchanged = held.orders.digest(connection, profile_id, without=ids)
     canceled = changed - altered_rows(connection, held.orders, profile_id, own, status="canceled").keys()
     return (
-        Check("rows_cancelled", canceled == ids, f"{len(canceled)} of {len(ids)} rows were filled and are canceled now"),
+        Check(
+            "rows_cancelled", canceled == ids, f"{len(canceled)} of {len(ids)} rows were filled and are canceled now"
+        ),
         Check(
             "open_quantities",
             not wrong,
@@ -109,7 +111,10 @@ def _invariants(
 
 
 def _result(profile_id: str, batch: batches.Batch, done: RolledBack, written: Written | None) -> StageResult:
-    message = "the batch was rolled back before; nothing was written" if written is None else written.note or None
+    message = "the batch was rolled back before; nothing was written"
+    if written is not None:
+        kept = f", {len(done.left_alone)} left to the batches that own them" if done.left_alone else ""
+        message = f"{len(done.cancelled)} rows set to canceled{kept}. {written.note}".strip()
     return StageResult(
         Stage.ROLLBACK,
         profile_id,

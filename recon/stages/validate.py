@@ -15,7 +15,7 @@ from recon import audit, batches
 from recon.allocation import TradeKey
 from recon.batches import Action, Batch
 from recon.database import transaction
-from recon.domain import Check, Item, Snapshot, Stage, StageResult, Table, Verdict
+from recon.domain import Check, Decision, Item, Snapshot, Stage, StageResult, Table, Verdict
 from recon.errors import ReconError
 from recon.identity import canonical_decimal, canonical_symbol
 from recon.lifecycles import build_lifecycles
@@ -88,7 +88,11 @@ def validate(work: Workspace, profile_id: str, batch_id: str) -> StageResult:
         plan_digest=found.batch.plan_digest,
         checks=checks,
         counts=found.counts,
-        items=tuple(released_items(found.batch)),
+        items=tuple(
+            replace(item, decision=Decision.APPLIED)
+            for item in released_items(found.batch)
+            if item.order_id in found.applied
+        ),
         tables=_tables(found),
     )
     if passed:
