@@ -14,6 +14,7 @@ from recon import demo
 from recon.domain import Stage, Verdict
 from recon.errors import Refused
 from recon.incident import approve_demo
+from recon.reporting.folder import open_folder
 from recon.reporting.runner import Outcome, run_stage
 from recon.settings import Settings
 from recon.workspace import demo_settings, open_workspace, reset_demo
@@ -63,12 +64,14 @@ def _trades(items: list[dict[str, Any]]) -> int:
 def run_demo(settings: Settings, *, progress: bool) -> Finished:
     """Load the incident afresh and run it; writes the embedded demo database and one new report folder.
 
-    Settings of a real database are left aside. Raises `Refused` (demo_running) while another demo runs.
+    Settings of a real database are left aside. Raises `Refused` (demo_running) while another demo runs, and
+    `ReconError` (reports_unwritable) before the demo database is touched.
     """
     settings = demo_settings(settings)
     with _alone(settings):
-        reset_demo(settings)
         batch_id = _free_batch(settings)
+        open_folder(settings.recon_reports_dir / batch_id, demo.DEMO_PROFILE)
+        reset_demo(settings)
         outcomes: dict[Stage, Outcome] = {}
         for stage in (Stage.DETECT, Stage.DRY_RUN, Stage.APPLY, Stage.VALIDATE):
             outcome = run_stage(stage, demo.DEMO_PROFILE, batch_id, settings=settings, demo=True, progress=progress)

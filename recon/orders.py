@@ -56,7 +56,7 @@ class Orders:
 
     @classmethod
     def reflect(cls, connection: Connection) -> Orders:
-        """Read the table's definition; reads only. Raises `Refused` (orders_unsuitable) with the DDL that helps."""
+        """Read the definition, nothing else. Raises `Refused` (orders_unsuitable) with the DDL that would help."""
         return cls(read_schema(connection))
 
     def profile(self, profile_id: str) -> ColumnElement[bool]:

@@ -54,7 +54,7 @@ class Schema:
 def read_schema(connection: Connection) -> Schema:
     """Read the table's definition; reads only. Raises `Refused` (orders_unsuitable) with the DDL that would help."""
     try:
-        table = sa.Table("orders", sa.MetaData(), autoload_with=connection)
+        table = sa.Table("orders", sa.MetaData(), autoload_with=connection, resolve_fks=False)
     except NoSuchTableError:
         raise _unsuitable("there is no table orders on the search path", []) from None
     missing = [name for name in REQUIRED if name not in table.c]

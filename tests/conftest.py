@@ -12,9 +12,11 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+import sqlalchemy as sa
 from console import Place
-from incidents import Incident, an_incident, pause_switch
+from incidents import Incident, an_incident, empty, pause_switch
 
+from recon.database import connect
 from recon.embedded import EmbeddedServer, start
 from recon.embedded_watch import open_lock, try_lock
 
@@ -121,17 +123,35 @@ def _fresh_database(server: EmbeddedServer) -> Iterator[str]:
     server.drop_database(name)
 
 
+@pytest.fixture(scope="session")
+def standing(servers: Servers) -> Callable[[str], sa.Engine]:
+    """One database of each version that incidents use one after the other, empty each time: faster than fresh ones."""
+    engines: dict[str, sa.Engine] = {}
+
+    def get(version: str) -> sa.Engine:
+        server = servers(version)
+        if version not in engines:
+            server.create_database("incidents")
+            engines[version] = connect(server.url("incidents"))
+        empty(engines[version])
+        return engines[version]
+
+    return get
+
+
 @pytest.fixture
-def incident(database_url: str, tmp_path: Path) -> Iterator[Incident]:
+def incident(standing: Callable[[str], sa.Engine], tmp_path: Path) -> Iterator[Incident]:
     """An incident on an empty database of PostgreSQL 18; see `incidents.py`."""
-    with an_incident(database_url, tmp_path) as made:
+    with an_incident(standing("pg18"), tmp_path) as made:
         yield made
 
 
-@pytest.fixture
-def incident_each_version(database_url_each_version: str, tmp_path: Path) -> Iterator[Incident]:
+@pytest.fixture(params=["pg18", "pg15"])
+def incident_each_version(
+    request: pytest.FixtureRequest, standing: Callable[[str], sa.Engine], tmp_path: Path
+) -> Iterator[Incident]:
     """The same on each version."""
-    with an_incident(database_url_each_version, tmp_path) as made:
+    with an_incident(standing(request.param), tmp_path) as made:
         yield made
 
 

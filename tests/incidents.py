@@ -128,11 +128,12 @@ class HookedStatement(StatementExchange):
 class Incident:
     """One profile's table, statement and switch, and the stages run on them."""
 
-    def __init__(self, url: str, folder: Path, switch: PauseSwitch) -> None:
-        self.url = url
+    def __init__(self, database: str | sa.Engine, folder: Path, switch: PauseSwitch) -> None:
+        """`database` is a URL, or an engine that is there already."""
         self.folder = folder
         self.switch = switch
-        self.engine = connect(url)
+        self.engine = connect(database) if isinstance(database, str) else database
+        self.url = self.engine.url.render_as_string(hide_password=False)
         self.backend = sa.create_engine(
             self.engine.url,
             poolclass=sa.NullPool,
@@ -340,11 +341,31 @@ def _write(path: Path, columns: Sequence[str], rows: Sequence[Mapping[str, objec
             writer.writerows(rows)
 
 
+def empty(engine: sa.Engine) -> None:
+    """Make the database as good as new: no schema but an empty public one, no settings, no other connection."""
+    with engine.connect() as connection:
+        connection.exec_driver_sql("SET SESSION CHARACTERISTICS AS TRANSACTION READ WRITE")
+        connection.commit()
+        connection.exec_driver_sql(
+            """DO $$ DECLARE name text; BEGIN
+                 PERFORM pg_terminate_backend(pid, 5000) FROM pg_stat_activity
+                   WHERE datname = current_database() AND pid <> pg_backend_pid();
+                 FOR name IN SELECT nspname FROM pg_namespace WHERE nspname !~ '^(pg_|information_schema)' LOOP
+                   EXECUTE format('DROP SCHEMA %%I CASCADE', name);
+                 END LOOP;
+                 CREATE SCHEMA public;
+                 GRANT USAGE ON SCHEMA public TO public;
+                 EXECUTE format('ALTER DATABASE %%I RESET ALL', current_database());
+               END $$"""
+        )
+        connection.commit()
+
+
 @contextmanager
-def an_incident(url: str, folder: Path) -> Iterator[Incident]:
+def an_incident(database: str | sa.Engine, folder: Path) -> Iterator[Incident]:
     """An incident on an empty database; no table yet, an empty statement, a switch that says PAUSED."""
     with pause_switch() as switch:
-        incident = Incident(url, folder / "statement", switch)
+        incident = Incident(database, folder / "statement", switch)
         incident.write_statement()
         yield incident
 

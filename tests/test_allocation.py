@@ -121,11 +121,14 @@ def test_what_is_left_of_an_order_counts_not_its_total():
 
 
 def test_an_instant_of_which_nothing_is_left_does_not_hold_an_order_back():
-    """The order's first instant, before the trade began, is somebody else's."""
-    units = [unit("X1", "1", "08:00:00"), unit("X1", "2", "10:00:00")]
-    available = {units[0].key: Decimal(0), units[1].key: Decimal(2)}
-    (made,) = allocate([trade("T1", "2")], units, available, {})
-    assert (made.grade, made.unit, made.qty) == (Grade.EXACT, units[1], 2)
+    """The order's first instant, before the trade began, is somebody else's; the other two are the trade's."""
+    units = [unit("X1", "1", "08:00:00"), unit("X1", "2", "10:00:00"), unit("X1", "3", "10:10:00")]
+    available = {units[0].key: Decimal(0), units[1].key: Decimal(2), units[2].key: Decimal(3)}
+    made = allocate([trade("T1", "5"), trade("T2", "9", "08:30:00")], units, available, {})
+    assert [(one.grade, one.trade[1], one.unit) for one in made] == [
+        (Grade.EXACT, "T1", units[1]),
+        (Grade.EXACT, "T1", units[2]),
+    ]
 
 
 def test_what_a_link_gave_is_no_longer_needed():

@@ -207,6 +207,17 @@ def test_init_prints_does_and_repeats(servers, place) -> None:
     assert console.inside("status", "--json").json == {"batches": []}
 
 
+def test_doctor_ends_with_0_when_all_is_well_and_with_1_when_not(place) -> None:
+    _, console = place.profile("examined", "T1")
+    words = ("doctor", "--profile-id", "examined")
+    answer = console.inside(*words)
+    assert (answer.status, answer.err) == (0, "")
+    assert all(line.startswith("ok   ") for line in answer.out.splitlines())
+    told = console.but(RECON_EXCHANGE=None).inside(*words, "--json")
+    assert (told.status, told.json["ok"]) == (1, False)
+    assert [check["name"] for check in told.json["checks"] if not check["ok"]] == ["exchange"]
+
+
 # Refusals: exit status 3
 
 

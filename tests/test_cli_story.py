@@ -226,6 +226,15 @@ def test_zz_rollback_takes_it_back_and_ends_the_batch(story) -> None:
     """Runs last: what the tests above look at is undone here."""
     incident: Incident = story.incident
     before = incident.bystanders()
+    incident.sql("UPDATE orders SET price = 111 WHERE order_id LIKE 'BFILL-%%' AND trade_id = 'T1'")
+    invalid = story.console.stage("validate", PROFILE, BATCH)
+    assert invalid.status == 1
+    assert invalid.out.startswith("validate: FAILED")
+    assert "  validation_failed: These checks failed: applied_rows_identical." in invalid.out
+    assert "  check failed: applied_rows_identical: BFILL-" in invalid.out
+    changed = story.console.stage("rollback", PROFILE, BATCH, "--json")
+    assert (changed.status, changed.json["verdict"], changed.json["code"]) == (3, "NO_GO", "row_changed")
+    incident.sql("UPDATE orders SET price = 110 WHERE order_id LIKE 'BFILL-%%' AND trade_id = 'T1'")
     rolled = story.console.stage("rollback", PROFILE, BATCH, "--json")
     assert (rolled.status, rolled.json["verdict"], rolled.json["counts"]) == (
         0,

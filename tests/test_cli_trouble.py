@@ -234,6 +234,19 @@ def test_an_interrupted_apply_ends_its_kernel_and_says_what_became_of_it(approve
     assert (len(incident.backfills()), incident.open_quantities()) == (2, {})
 
 
+# Facts that changed
+
+
+def test_an_apply_on_changed_facts_is_refused_and_the_next_command_is_another_dry_run(approved) -> None:
+    incident, console, _ = approved
+    before = incident.orders()
+    incident.hold("BTC/USD", 1)
+    answer = console.stage("apply", incident.profile, incident.batch)
+    assert answer.status == 3
+    assert "  stale_plan: The facts are not those that were approved: items, positions of BTCUSD." in answer.out
+    assert (incident.orders(), incident.state()) == (before, "planned")
+
+
 # The report folder
 
 

@@ -12,6 +12,7 @@ import pytest
 import sqlalchemy as sa
 from incidents import Incident, refusal
 
+from recon.database import connect
 from recon.domain import Stage, StageResult, Verdict
 from recon.incident import run_stage
 from recon.orders import Orders
@@ -313,15 +314,14 @@ def test_a_role_that_may_not_lock_the_table_is_told_so(incident: Incident) -> No
     """LOCK TABLE needs UPDATE, DELETE or TRUNCATE on the whole table: SQLSTATE 42501, nothing written."""
     incident.create_table().ghost("t1")
     incident.plan()
-    role = f"limited_{incident.engine.url.database[-12:]}"
+    role = "may_not_lock"
     incident.sql(f"CREATE ROLE {role} LOGIN")
     try:
         incident.sql(f"GRANT SELECT, INSERT ON orders TO {role}")
         incident.sql(f"GRANT UPDATE (status, updated_at) ON orders TO {role}")
         for name in ("backfill_audit", "batches", "events"):
             incident.sql(f"GRANT SELECT, INSERT, UPDATE ON reconciliation_{name} TO {role}")
-        owner = incident.engine
-        incident.engine = sa.create_engine(owner.url.set(username=role), poolclass=sa.NullPool)
+        incident.engine = connect(sa.make_url(incident.url).set(username=role).render_as_string())
         before = incident.everything()
         result = incident.run("apply")
         assert (result.verdict, result.code) == (Verdict.FAILED, "database_error")

@@ -69,12 +69,13 @@ def test_entries_backfill_rows_and_rows_of_no_known_trade_are_not_moved():
     stays = "10:00:00 X T1 5"
     kept = SWAPPED[1:2] + SWAPPED[3:]
     for row in (
-        "10:20:00 ENTRY T2 sell 5 @100 X created=10:00:00",
+        "10:20:00 ENTRY T0 sell 5 @100 X created=10:00:00",
         "10:20:00 EXIT - sell 5 @100 X created=10:00:00",
         "10:20:00 EXIT T8 sell 5 @100 X created=10:00:00",
         "10:20:00 EXIT T2 sell 5 @100 X created=10:00:00 id=BFILL-moved",
     ):
-        entry = [SWAPPED[0]] if "EXIT T2" in row else []
+        older = {"EXIT T2": SWAPPED[0], "ENTRY T0": "08:50:00 ENTRY T0 sell 1 @100 E0"}
+        entry = [line for name, line in older.items() if name in row]
         assert stays in shares(plan_of(facts_of(*entry, *kept, row))), row
 
 
@@ -206,6 +207,55 @@ def test_two_parts_of_one_trade_are_dealt_to_in_the_order_in_which_they_start(fa
         10:20:00  fill   X   sell  3
     """
     assert shares(plan_of(facts)) == ["10:00:00 X T1 2", "10:10:00 X T1-recorded 1", "10:20:00 X T1-recorded 3"]
+
+
+@ledger
+def test_two_rows_of_one_trade_are_dealt_to_in_the_order_in_which_they_were_created(facts):
+    """
+    The row that was filled last was created first: it has the first fill, and the other one the second.
+
+        08:50:00  ENTRY  T1  buy   4
+        09:00:00  ENTRY  T2  buy   4
+        10:20:00  EXIT   T1  sell  2  @100  X  created=10:10:00
+        10:30:00  EXIT   T1  sell  2  @100  X  created=10:00:00
+        10:00:00  fill   X   sell  2
+        10:10:00  fill   X   sell  2
+        10:20:00  fill   X   sell  2
+        10:30:00  fill   X   sell  2
+    """
+    assert shares(plan_of(facts)) == [
+        "10:00:00 X T1-recorded 2",
+        "10:10:00 X T1-recorded 2",
+        "10:20:00 X T2 2",
+        "10:30:00 X T2 2",
+    ]
+
+
+@ledger
+def test_the_part_of_a_row_that_lies_outside_its_span_does_not_hold_the_others_back(facts):
+    """
+    T3's row is of 10:40 alone, yet one of its three had to come from 10:20: that one stays, the rest is dealt.
+
+        08:40:00  ENTRY  T1  buy   3
+        09:00:00  ENTRY  T2  buy   4
+        09:30:00  ENTRY  T3  buy   3
+        10:30:00  EXIT   T1  sell  3  @100  X  created=10:00:00
+        10:40:00  EXIT   T3  sell  3  @100  X
+        10:00:00  fill   X   sell  2
+        10:10:00  fill   X   sell  2
+        10:20:00  fill   X   sell  2
+        10:30:00  fill   X   sell  2
+        10:40:00  fill   X   sell  2
+    """
+    assert shares(plan_of(facts)) == [
+        "10:00:00 X T1-recorded 2",
+        "10:10:00 X T1-recorded 1",
+        "10:10:00 X T2 1",
+        "10:20:00 X T2 1",
+        "10:20:00 X T3-recorded 1",
+        "10:30:00 X T2 2",
+        "10:40:00 X T3-recorded 2",
+    ]
 
 
 @ledger

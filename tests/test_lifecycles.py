@@ -81,9 +81,11 @@ def test_rows_fall_into_lifecycles_by_symbol_as_spelled_and_trade():
 
 
 def test_any_order_of_rows_gives_the_same_lifecycles():
-    rows = [row("T1", clock="09:02:00"), row("T1", "EXIT", clock="09:03:00"), row("T1"), row("T1", order_id="a")]
+    late, early = row("T1", clock="09:02:00"), row("T1", "EXIT", clock="09:03:00", created_at=at("08:00:00"))
+    rows = [late, early, row("T1"), row("T1", order_id="a")]
     assert len({repr(build_lifecycles(order)) for order in permutations(rows)}) == 1
-    assert [each.order_id for each in build_lifecycles(rows)["ETH/USD", "T1"].rows][:2] == ["T1-ENTRY-09:00:00", "a"]
+    (lifecycle,) = build_lifecycles(rows).values()
+    assert [each.order_id for each in lifecycle.rows] == ["T1-ENTRY-09:00:00", "a", late.order_id, early.order_id]
 
 
 @pytest.mark.parametrize(
@@ -283,6 +285,14 @@ def test_what_is_in_order_is_no_defect(line):
 
 def test_an_exit_after_the_entry_was_placed_is_not_too_early():
     assert defects_of("09:30:00 ENTRY T1 buy 2 @1 - created=09:00:00", "09:10:00 EXIT T1 sell 1") == ()
+
+
+def test_an_exit_is_too_early_only_before_the_earliest_time_of_the_earliest_entry():
+    """Of two entries the first counts, by its fill where the backend stamped the row later."""
+    entries = ("09:00:00 ENTRY T1 buy 2 @1 - created=09:05:00", "09:30:00 ENTRY T1 buy 1")
+    assert defects_of(*entries, "09:02:00 EXIT T1 sell 1") == ()
+    (defect,) = defects_of(*entries, "08:59:00 EXIT T1 sell 1")
+    assert defect.endswith("is filled before the trade begins at 2026-03-01T09:00:00.000000Z")
 
 
 def test_an_entry_without_side_among_sells_is_a_second_side():
