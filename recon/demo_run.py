@@ -17,7 +17,7 @@ from recon.incident import approve_demo
 from recon.reporting.folder import open_folder
 from recon.reporting.runner import Outcome, run_stage
 from recon.settings import Settings
-from recon.workspace import demo_settings, open_workspace, reset_demo
+from recon.workspace import demo_settings, home_in_use, open_workspace, reset_demo
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,8 +98,10 @@ def _numbered(number: int) -> str:
 @contextmanager
 def _alone(settings: Settings) -> Iterator[None]:
     """Only one demo at a time: it drops the demo database. The lock ends with the process."""
-    settings.recon_home.mkdir(parents=True, exist_ok=True)
-    with (settings.recon_home / "demo.lock").open("w") as file:
+    with home_in_use(settings):
+        settings.recon_home.mkdir(parents=True, exist_ok=True)
+        lock = (settings.recon_home / "demo.lock").open("w")
+    with lock as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:

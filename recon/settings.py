@@ -53,8 +53,8 @@ class Settings(BaseSettings):
     recon_exit_backfill_require_pause: bool = True
     recon_exit_backfill_dust_abs_qty: Annotated[Decimal, Field(ge=0, allow_inf_nan=False)] = Decimal("0.001")
     recon_exit_backfill_dust_rel_pct: Annotated[Decimal, Field(ge=0, le=1, allow_inf_nan=False)] = Decimal("0.002")
-    recon_exit_backfill_lookback_hours: Annotated[int, Field(gt=0)] = 72
-    exchange_state_mismatch_throttle_ms: Annotated[int, Field(ge=0)] = 300_000
+    recon_exit_backfill_lookback_hours: Annotated[int, Field(gt=0, le=10_000_000)] = 72
+    exchange_state_mismatch_throttle_ms: Annotated[int, Field(ge=0, le=10**12)] = 300_000
 
     recon_database_url: SecretStr | None = None
     recon_exchange: str | None = None
@@ -105,9 +105,10 @@ def load_settings() -> Settings:
         raise UsageError(
             "settings_invalid", f"{root / '.env'} cannot be read: expected a readable file in UTF-8. Correct it."
         ) from None
-    return settings.model_copy(
-        update={
-            "recon_reports_dir": root / settings.recon_reports_dir.expanduser(),
-            "recon_home": root / settings.recon_home.expanduser(),
-        }
-    )
+    try:
+        folders = {name: root / getattr(settings, name).expanduser() for name in ("recon_reports_dir", "recon_home")}
+    except RuntimeError:
+        raise UsageError(
+            "settings_invalid", "RECON_REPORTS_DIR or RECON_HOME begins with the ~ of nobody known here. Correct it."
+        ) from None
+    return settings.model_copy(update=folders)

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any
@@ -19,7 +20,7 @@ from recon import audit, demo, embedded
 from recon.criteria import Rules
 from recon.database import connect, server_clock, transaction
 from recon.domain import Reason, Snapshot, Stage, Window
-from recon.errors import Refused
+from recon.errors import ReconError, Refused
 from recon.orders import Orders
 from recon.pause import PauseAnswer, PauseState, read_pause
 from recon.plan import Scope
@@ -115,11 +116,12 @@ def open_workspace(
 
 
 def _demo_workspace(stage: Stage | None, settings: Settings, database: str) -> Workspace:
+    with home_in_use(settings):
+        folder = demo.write_statement(settings.recon_home / "demo" / "statement")
     server = embedded.start(settings.recon_home)
     if not server.has_database(database):
         reset_demo(settings, database)
     engine = connect(server.url(database))
-    folder = demo.write_statement(settings.recon_home / "demo" / "statement")
     status = settings.recon_trading_status_url
     missing = {
         name: value
@@ -135,6 +137,19 @@ def _demo_workspace(stage: Stage | None, settings: Settings, database: str) -> W
         demo.DEMO_NOW,
         tuple(name.upper() for name in missing),
     )
+
+
+@contextmanager
+def home_in_use(settings: Settings) -> Iterator[None]:
+    """Turns what the system refuses in the block into a `ReconError` (home_unwritable)."""
+    try:
+        yield
+    except OSError as error:
+        raise ReconError(
+            "home_unwritable",
+            f"RECON_HOME, {settings.recon_home}, cannot be written ({error.strerror}). Make it writable, or name "
+            "another.",
+        ) from None
 
 
 def reset_demo(settings: Settings, database: str = DEMO_DATABASE) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import timedelta
 from decimal import Decimal
 
@@ -13,6 +14,7 @@ from incidents import EXTENDED, NOW, UNIQUE, Incident, at
 from recon.domain import Grade, Reason, StageResult, Verdict
 from recon.identity import backfill_order_id
 from recon.plan import Scope
+from recon.venues import TableExchange
 
 ORDER_ID = backfill_order_id("main", "t1", "exit-t1", at(60))
 """The row that repairs the ghost t1."""
@@ -225,6 +227,23 @@ def test_what_does_not_decide_leaves_the_plan_as_it_is(incident: Incident) -> No
         exchange_state_mismatch_throttle_ms=1, recon_max_batch_rows=1,
     )  # fmt: skip
     assert incident.run("apply", work=work).counts == {"APPLIED": 1}
+
+
+def test_the_same_evidence_from_tables_is_the_same_plan(incident: Incident) -> None:
+    """Planned on the statement, applied on two tables with the same content: the source's name decides nothing."""
+    incident.create_table().ghost("t1")
+    incident.plan()
+    incident.sql(
+        """CREATE TABLE fills AS SELECT 'main' AS profile_id, 'f1' AS fill_id, 'exit-t1' AS exchange_order_id,
+           '' AS client_order_id, 'BTC-USD' AS symbol, 'SELL' AS side, 1.000 AS qty, 110 AS price, NULL::numeric AS fee,
+           '' AS fee_currency, %s::timestamptz AS filled_at""",
+        at(60),
+    )
+    incident.sql("CREATE TABLE positions AS SELECT 'main' AS profile_id, 'BTCUSD' AS symbol, 0 AS qty")
+    exchange = TableExchange(incident.engine, "fills", "positions")
+    work = replace(incident.work(), exchange=exchange)
+    assert incident.run("apply", work=work).counts == {"APPLIED": 1}
+    assert incident.run("validate", work=work).verdict is Verdict.DONE
 
 
 def test_evidence_is_not_spent_by_two_batches(incident: Incident) -> None:

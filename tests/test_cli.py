@@ -184,6 +184,15 @@ def test_a_reports_folder_that_cannot_be_made_stops_everything_before_it_begins(
     assert incident.state("unwritable") is None
 
 
+@pytest.mark.parametrize("home", ["/dev/null/home", "/proc/1/home"])
+def test_a_home_that_cannot_be_written_is_told_by_what_needs_it(place, home) -> None:
+    console = place.console.but(RECON_DATABASE_URL=None, RECON_HOME=home)
+    for words in (("demo",), ("status",), RUN):
+        answer = console.inside(*words)
+        assert answer.status == 1
+        assert answer.err.startswith(("recon: home_unwritable: ", "recon: embedded_postgres_failed: ")), answer
+
+
 def test_commands_before_init_name_it(servers, place) -> None:
     server = servers("pg18")
     server.create_database("bare")

@@ -99,7 +99,7 @@ def test_the_json_object_is_the_one_that_scripts_rely_on(story) -> None:
     assert (applied["stage"], applied["profile_id"], applied["batch_id"]) == ("apply", PROFILE, BATCH)
     assert all(set(item) == ITEM_KEYS for item in applied["items"])
     assert all(sorted(check) == ["detail", "name", "ok"] for check in applied["checks"])
-    assert applied["counts"] == {"APPLIED": 2, "NO_GO": 4}
+    assert applied["counts"] == {"APPLIED": 2, "NO_GO": 5}
     written = [item for item in applied["items"] if item["decision"] == "APPLIED"]
     assert [(item["trade_id"], item["side"], item["qty"], item["price"], item["grade"]) for item in written] == [
         ("T1", "sell", "1.5", "110", "exact"),

@@ -68,7 +68,7 @@ def waits_for_a_lock(incident: Incident) -> bool:
 
 @pytest.fixture
 def without_the_table_lock(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The control of every test here: apply as it is, but for LOCK TABLE."""
+    """The control: apply as it is, but for LOCK TABLE."""
     monkeypatch.setattr(Orders, "lock", lambda self, connection: None)
 
 
@@ -154,8 +154,6 @@ def test_readers_and_other_batches_are_not_kept_waiting(incident: Incident) -> N
     reader = Meanwhile(incident, lambda: incident.sql("SELECT count(*) FROM orders")[0][0])
     planner = Meanwhile(incident, lambda: incident.run("dry-run", "other-batch").verdict)
     incident.switch.script = [reader, planner]
-    planner_asks_too = "PAUSED"
-    incident.switch.script.append(planner_asks_too)
     assert incident.run("apply").verdict is Verdict.DONE
     assert (reader.waited, reader.result()) == (False, 1)
     assert (planner.waited, planner.result()) == (False, Verdict.GO)

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 import sqlalchemy as sa
-from incidents import EXTENDED, MINIMAL, UNIQUE, Incident, at, refusal
+from incidents import EXTENDED, MINIMAL, NOW, UNIQUE, Incident, at, refusal
 
 from recon.database import connect, transaction
 from recon.domain import Decision, Reason, Verdict
@@ -543,3 +543,18 @@ def test_an_insert_meets_a_row_of_another_profile_only_under_a_global_index(inci
     assert incident.run("apply").counts == {Decision.APPLIED.value: 1}
     assert [row["profile_id"] for row in incident.backfills()] == ["main"]
     assert incident.sql("SELECT trade_id FROM orders WHERE profile_id = 'other'") == [("foreign",)]
+
+
+def test_the_only_update_there_is_touches_nothing_but_backfill_rows(incident: Incident) -> None:
+    """Invariant 1, at the edge itself: not an ordinary row, another status or another profile's row, whoever asks."""
+    incident.create_table().ghost("t1")
+    incident.row("BFILL-mine", "t1", "EXIT", "1")
+    incident.row("BFILL-canceled", "t1", "EXIT", "1", status="canceled")
+    incident.row("BFILL-theirs", "t1", "EXIT", "1", profile_id="other")
+    incident.row("bfill-lower", "t1", "EXIT", "1")
+    names = [order_id for (order_id,) in incident.sql("SELECT order_id FROM orders")]
+    with transaction(incident.engine) as connection:
+        orders = Orders.reflect(connection)
+        changed = orders.set_status(connection, "main", names, before={"filled"}, after="canceled", now=NOW)
+    assert changed == {"BFILL-mine"}
+    assert sorted(incident.sql("SELECT order_id FROM orders WHERE updated_at = %s", NOW)) == [("BFILL-mine",)]

@@ -89,8 +89,8 @@ def test_a_flag_that_is_neither_yes_nor_no_is_refused_by_name(name) -> None:
     {
         "RECON_EXIT_BACKFILL_DUST_ABS_QTY": ["-0.001", "nan", "inf", HIDDEN, "1,5"],
         "RECON_EXIT_BACKFILL_DUST_REL_PCT": ["-0.1", "1.1", "NaN", "0.2%"],
-        "RECON_EXIT_BACKFILL_LOOKBACK_HOURS": ["0", "-1", "1.5", "72h"],
-        "EXCHANGE_STATE_MISMATCH_THROTTLE_MS": ["-1", "0.5"],
+        "RECON_EXIT_BACKFILL_LOOKBACK_HOURS": ["0", "-1", "1.5", "72h", "10000001", "9" * 20],
+        "EXCHANGE_STATE_MISMATCH_THROTTLE_MS": ["-1", "0.5", "9" * 20],
         "RECON_MAX_BATCH_ROWS": ["0", "-3", "many"],
     }.items(),
 )
@@ -183,6 +183,11 @@ def test_absolute_folders_and_the_users_home_stay_what_they_are(project, monkeyp
     assert settings.recon_home == elsewhere / "recon"
     monkeypatch.setenv("RECON_REPORTS_DIR", "~/audits")
     assert load_settings().recon_reports_dir == elsewhere / "audits"
+
+
+@pytest.mark.parametrize("name", ["RECON_REPORTS_DIR", "RECON_HOME"])
+def test_the_home_of_nobody_is_refused(name) -> None:
+    assert name in refused(**{name: "~nobody-known-here/x"})
 
 
 def test_a_checkout_of_recon_is_a_root_and_another_project_is_not(project) -> None:
