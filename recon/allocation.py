@@ -74,6 +74,9 @@ class _Allocator:
         self.units = sorted(units, key=lambda unit: (unit.filled_at, unit.exchange_order_id.encode()))
         self.left = {unit.key: available[unit.key] for unit in self.units}
         self.need = {trade.key: trade.open_qty for trade in self.trades}
+        self.by_need: dict[Decimal, dict[TradeKey, Candidate]] = defaultdict(dict)
+        for trade in self.trades:
+            self.by_need[trade.open_qty][trade.key] = trade
         self.made: list[Allocation] = []
 
     def linked(self, links: Mapping[UnitKey, TradeKey]) -> None:
@@ -109,11 +112,8 @@ class _Allocator:
     def _exact(self, units: Sequence[EvidenceUnit], why: str) -> None:
         remaining = [unit for unit in units if self.left[unit.key] > 0]
         total = sum((self.left[unit.key] for unit in remaining), ZERO)
-        equal = [
-            trade
-            for trade in self.trades
-            if remaining and self.need[trade.key] == total and trade.begin <= remaining[0].filled_at
-        ]
+        same = self.by_need.get(total, {}).values() if remaining else ()
+        equal = [trade for trade in same if trade.begin <= remaining[0].filled_at]
         if len(equal) == 1:
             for unit in remaining:
                 self._give(unit, equal[0], Grade.EXACT, why)
@@ -122,5 +122,7 @@ class _Allocator:
         qty = min(self.left[unit.key], self.need[trade.key])
         if qty > 0 and unit.filled_at >= trade.begin:
             self.left[unit.key] -= qty
+            del self.by_need[self.need[trade.key]][trade.key]
             self.need[trade.key] -= qty
+            self.by_need[self.need[trade.key]][trade.key] = trade
             self.made.append(Allocation(unit, trade.key, qty, grade, why))

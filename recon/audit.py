@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from typing import Any
 
@@ -19,9 +19,9 @@ from sqlalchemy.engine import Connection
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.schema import CreateIndex, CreateTable
 
-from recon.domain import BACKFILL_PREFIX, Decision, Item
+from recon.domain import BACKFILL_PREFIX, Decision, Item, Reason
 from recon.errors import Refused
-from recon.identity import advisory_key
+from recon.identity import advisory_key, canonical_symbol
 
 INSTANT = sa.DateTime(timezone=True)
 metadata = sa.MetaData()
@@ -184,16 +184,44 @@ def decision_counts(connection: Connection, profile_id: str, batch_id: str) -> d
     return {row[0]: row[1] for row in connection.execute(query)}
 
 
-def applied_ids(connection: Connection, profile_id: str, batch_id: str) -> dict[str, Decimal]:
-    """order_id and quantity of the batch's APPLIED audit rows that are not reverted; reads only."""
+def applied_items(connection: Connection, profile_id: str, batch_id: str) -> dict[str, Item]:
+    """What the batch's APPLIED audit rows that are not reverted say of their rows, by order_id; reads only.
+
+    The audit row holds no side and no grade.
+    """
     table = audit_table
-    query = sa.select(table.c.backfill_order_id, sa.cast(table.c.filled_qty, sa.Numeric)).where(
+    query = sa.select(
+        sa.cast(table.c.symbol, sa.Text).label("symbol"),
+        sa.cast(table.c.trade_id, sa.Text).label("trade_id"),
+        table.c.reason,
+        sa.cast(table.c.filled_qty, sa.Numeric).label("filled_qty"),
+        sa.cast(table.c.price, sa.Numeric).label("price"),
+        table.c.evidence_filled_at,
+        table.c.exchange_order_id,
+        table.c.backfill_order_id,
+    ).where(
         table.c.profile_id == profile_id,
         table.c.batch_id == batch_id,
         table.c.decision == Decision.APPLIED.value,
         table.c.reverted_at.is_(None),
     )
-    return {row[0]: row[1] for row in connection.execute(query)}
+    return {row["backfill_order_id"]: _audited(row) for row in connection.execute(query).mappings()}
+
+
+def _audited(row: sa.RowMapping) -> Item:
+    instant = row["evidence_filled_at"]
+    return Item(
+        trade_id=row["trade_id"],
+        symbol=row["symbol"],
+        side=None,
+        decision=Decision.APPLIED,
+        reason=Reason(row["reason"]),
+        qty=row["filled_qty"],
+        price=row["price"],
+        filled_at=instant.astimezone(UTC) if instant else None,
+        exchange_order_id=row["exchange_order_id"],
+        order_id=row["backfill_order_id"],
+    )
 
 
 def owners(connection: Connection, profile_id: str, order_ids: Collection[str]) -> dict[str, str]:
@@ -261,7 +289,7 @@ def record_events(
     key = sa.literal(advisory_key(f"{profile_id}\0events"), sa.BigInteger)
     connection.execute(sa.select(sa.func.pg_advisory_xact_lock(key)))
     recent = sa.select(table.c.symbol).where(table.c.profile_id == profile_id, table.c.created_at > now - throttle)
-    quiet = {symbol for (symbol,) in connection.execute(recent)}
+    quiet = {canonical_symbol(symbol) for (symbol,) in connection.execute(recent)}
     rows = [
         {
             "profile_id": profile_id,
@@ -272,7 +300,7 @@ def record_events(
             "created_at": now,
         }
         for mismatch in mismatches
-        if mismatch.symbol not in quiet
+        if canonical_symbol(mismatch.symbol) not in quiet
     ]
     if rows:
         connection.execute(sa.insert(table), rows)

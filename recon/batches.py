@@ -96,6 +96,8 @@ class Batch:
 
     def next_command(self, reports: Path = Path("reports")) -> str:
         """The sentence that `recon status` prints: what to run next, as a shell takes it; folders are in `reports`."""
+        if self.state is State.PLANNED and self.plan is not None and not self.plan.get("targets"):
+            return "Next: nothing; the dry run found nothing to repair"
         which = f"--profile-id {shlex.quote(self.profile_id)} --batch-id {self.batch_id}"
         commands = {
             None: f"recon run detect {which}",
@@ -140,6 +142,18 @@ def load(connection: Connection, batch_id: str, profile_id: str | None = None, *
     return _batch(row)
 
 
+def open_batch(connection: Connection, batch_id: str, profile_id: str, *, actor: str, now: datetime) -> Batch:
+    """The batch after a detect, its row held; writes it when it is new. Of two first detects only one creates it.
+
+    Raises `Refused` (batch_of_another_profile, illegal_transition).
+    """
+    new = {"batch_id": batch_id, "profile_id": profile_id, "state": State.DETECTED.value}
+    stamps = {"created_at": now, "created_by": actor, "updated_at": now, "updated_by": actor}
+    statement = pg_insert(batches_table).values(**new, **stamps)
+    connection.execute(statement.on_conflict_do_nothing(index_elements=["batch_id"]))
+    return load(connection, batch_id, profile_id, lock=True).moved(Action.DETECT)
+
+
 def every(connection: Connection, profile_id: str | None = None) -> list[Batch]:
     """All batches, or those of one profile, newest first; reads only. Raises `Refused` (audit_unavailable)."""
     query = sa.select(batches_table).order_by(batches_table.c.updated_at.desc(), batches_table.c.batch_id)
@@ -163,7 +177,8 @@ def save(connection: Connection, batch: Batch, *, actor: str, now: datetime) -> 
     }
     first = {"batch_id": batch.batch_id, "created_at": now, "created_by": actor}
     statement = pg_insert(batches_table).values(**first, **cells)
-    connection.execute(statement.on_conflict_do_update(index_elements=["batch_id"], set_=cells))
+    changed = {name: cell for name, cell in cells.items() if name != "profile_id"}
+    connection.execute(statement.on_conflict_do_update(index_elements=["batch_id"], set_=changed))
     return replace(batch, updated_at=now, updated_by=actor)
 
 

@@ -13,7 +13,7 @@ from fractions import Fraction
 
 from recon.allocation import Allocation
 from recon.domain import CANCELED, REMAINDER_REASONS, Decision, Item, OpenOrder, OrderRow, Position, Reason, Window
-from recon.evidence import ZERO, EvidenceUnit, Take, UnitKey
+from recon.evidence import ZERO, EvidenceUnit, Order, Take, UnitKey
 from recon.identity import (
     BASE_FEE,
     DUST,
@@ -131,6 +131,7 @@ class Case:
     market: Market
     columns: Columns
     rules: Rules
+    orders: frozenset[Order] = frozenset()
     colliding: frozenset[str] = frozenset()
     batch_reasons: Mapping[Reason, str] = field(default_factory=dict)
 
@@ -143,6 +144,13 @@ class Case:
     def remainder(self) -> Decimal:
         """What they do not."""
         return self.lifecycle.open_qty - self.evidence
+
+    @property
+    def is_dust(self) -> bool:
+        """Whether the remainder is dust; one that was opened after the window is not: nobody looked since."""
+        window = self.market.window
+        seen = window is None or self.lifecycle.last_entry.filled_at <= window.end
+        return seen and 0 < self.remainder <= self.dust_threshold
 
     @property
     def dust_threshold(self) -> Decimal:
@@ -175,7 +183,7 @@ def candidate_rows(case: Case) -> Iterable[Item]:
     for allocation in made:
         yield _evidence_row(case, allocation)
     last = case.lifecycle.last_entry
-    if 0 < case.remainder <= case.dust_threshold:
+    if case.is_dust:
         reason = Reason.DUST_REMAINDER if made else Reason.DUST_ONLY
         yield _residual_row(case, reason, DUST, made[-1].unit.price if made else last.price)
     elif case.rules.base_fee and _is_base_fee(case):
@@ -243,12 +251,24 @@ def _whole_trade(case: Case) -> Iterable[tuple[Reason, str]]:
     yield from case.batch_reasons.items()
     if not lifecycle.trade_id or not case.profile_id:
         yield Reason.INVALID_IDENTIFIER, "profile_id and trade_id must not be empty; name the trade in orders"
-    if lifecycle.defects:
-        yield Reason.DATA_QUALITY, "; ".join(lifecycle.defects)
+    defects = [*lifecycle.defects, *_contradicted_sides(case)]
+    if defects:
+        yield Reason.DATA_QUALITY, "; ".join(defects)
     if lifecycle.pending:
         rows = ", ".join(f"{row.order_id} is {row.status!r}" for row in lifecycle.pending)
         yield Reason.PENDING_LIFECYCLE_BLOCKER, f"settle these rows first: {rows}"
     yield from _exchange(case.market, canonical_symbol(lifecycle.symbol))
+
+
+def _contradicted_sides(case: Case) -> Iterable[str]:
+    """ENTRY rows without a side of their own whose exchange order lies on the other side than the one assumed."""
+    symbol, assumed = canonical_symbol(case.lifecycle.symbol), case.lifecycle.entry_side
+    for row in case.lifecycle.entries:
+        name = row.exchange_order_id or ""
+        if row.raw_side is None and (symbol, assumed.opposite, name) in case.orders and (
+            symbol, assumed, name
+        ) not in case.orders:  # fmt: skip
+            yield f"ENTRY row {row.order_id} names no side; its exchange order is a {assumed.opposite}, not a {assumed}"
 
 
 def _exchange(market: Market, symbol: str) -> Iterable[tuple[Reason, str]]:
@@ -299,12 +319,12 @@ def _against_row(case: Case, row: Item) -> Iterable[tuple[Reason, str]]:
 
 def _remainder(case: Case) -> Iterable[tuple[Reason, str]]:
     """What stands against closing the remainder alone."""
-    if case.remainder <= case.dust_threshold or (case.rules.base_fee and _is_base_fee(case)):
+    if case.remainder <= 0 or case.is_dust or (case.rules.base_fee and _is_base_fee(case)):
         return
     yield (
         Reason.MISSING_FILL_EVIDENCE,
         f"open {canonical_decimal(case.lifecycle.open_qty)}, fills cover {canonical_decimal(case.evidence)}; the rest, "
-        f"{canonical_decimal(case.remainder)}, is above the dust threshold {canonical_decimal(case.dust_threshold)}",
+        f"{canonical_decimal(case.remainder)}, is {_not_dust(case)} {canonical_decimal(case.dust_threshold)}",
     )
     window = case.market.window
     begin, last = case.lifecycle.begin, case.lifecycle.last_entry.filled_at
@@ -320,6 +340,12 @@ def _remainder(case: Case) -> Iterable[tuple[Reason, str]]:
             "the remainder is exactly the fees that its fills paid in the base asset; "
             "RECON_EXIT_BACKFILL_BASE_FEE=true accepts that",
         )
+
+
+def _not_dust(case: Case) -> str:
+    if case.remainder > case.dust_threshold:
+        return "above the dust threshold"
+    return "younger than the window, so it is no dust, whatever the threshold of"
 
 
 def _is_base_fee(case: Case) -> bool:

@@ -82,8 +82,8 @@ def prepare(connection: Connection) -> None:
         "bytea_output": "hex",
         "quote_all_identifiers": "off",
         "lock_timeout": "10s",
-        "statement_timeout": "120s",
-        "idle_in_transaction_session_timeout": "60s",
+        "statement_timeout": "300s",
+        "idle_in_transaction_session_timeout": "300s",
     }
     connection.execute(sa.select(*(sa.func.set_config(name, value, True) for name, value in settings.items())))
 

@@ -7,6 +7,7 @@ begins here, since only what neither took is available.
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -136,8 +137,9 @@ def volume_weighted_price(parts: Sequence[tuple[Decimal, Decimal]]) -> Decimal:
 def spend(ledger: Ledger, rows: Iterable[tuple[OrderRow, Side | None]]) -> list[tuple[OrderRow, Side | None]]:
     """Book what filled backfill rows took, each from the unit that its own id names (of two, the one on its side).
 
-    Returns the backfill rows whose id names no unit of the window, no dust and no fee: nobody can say what
-    they rest on, so the caller books them like any other row.
+    A row whose id names its own exchange order at an instant outside the window spends nothing in it. Returns the
+    rows whose id names no unit, no dust and no fee: nobody can say what they rest on, so the caller books them like
+    any other row.
     """
     at: dict[tuple[str, datetime], list[UnitKey]] = defaultdict(list)
     for key in ledger.units:
@@ -147,7 +149,7 @@ def spend(ledger: Ledger, rows: Iterable[tuple[OrderRow, Side | None]]) -> list[
         named = [key for key in at[(canonical_symbol(row.symbol), row.filled_at)] if _names(row, key[2])]
         if named:
             ledger.take(row, sorted(named, key=lambda key: key[1] is not side)[:1], row.quantity)
-        elif not (_names(row, DUST) or _names(row, BASE_FEE)):
+        elif not any(_names(row, name) for name in (DUST, BASE_FEE, row.exchange_order_id or DUST)):
             strangers.append((row, side))
     return strangers
 
@@ -191,7 +193,9 @@ class _OrderBook:
         self.ledger = ledger
         self.orders: dict[tuple[str, Side], dict[str, list[UnitKey]]] = defaultdict(lambda: defaultdict(list))
         self.by_client: dict[tuple[str, str], list[str]] = defaultdict(list)
+        self.instants: dict[str, list[datetime]] = defaultdict(list)
         for unit in sorted(ledger.units.values(), key=lambda unit: unit.filled_at):
+            self.instants[unit.symbol].append(unit.filled_at)
             self.orders[unit.symbol, unit.side][unit.exchange_order_id].append(unit.key)
             for client in unit.client_order_ids:
                 self.by_client[unit.symbol, client].append(unit.exchange_order_id)
@@ -218,10 +222,14 @@ class _OrderBook:
 
     def take_equal(self, row: OrderRow, side: Side | None) -> bool:
         """The order, nothing taken from it, whose total equals the row and whose last instant is near."""
+        if not self._is_near(row):
+            return False
         return self._take_best(row, [keys for keys in self._orders(row, side).values() if self._equals(row, keys)], -1)
 
     def take_part(self, row: OrderRow, side: Side | None) -> bool:
         """The order with a near instant of which at least the row's quantity is left."""
+        if not self._is_near(row):
+            return False
         near = [
             keys
             for keys in self._orders(row, side).values()
@@ -250,6 +258,12 @@ class _OrderBook:
 
     def _with_client_id(self, row: OrderRow, client: str) -> Sequence[str]:
         return self.by_client.get((canonical_symbol(row.symbol), client), ())
+
+    def _is_near(self, row: OrderRow) -> bool:
+        """Whether any unit of the symbol lies within the tolerance: most rows of a long history lie near none."""
+        instants = self.instants[canonical_symbol(row.symbol)]
+        first = bisect_left(instants, row.filled_at - CLOCK_TOLERANCE)
+        return first < len(instants) and instants[first] <= row.filled_at + CLOCK_TOLERANCE
 
     def _equals(self, row: OrderRow, keys: Sequence[UnitKey]) -> bool:
         units = self.ledger.units

@@ -11,6 +11,7 @@ from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
+from sqlalchemy.engine.interfaces import ReflectedColumn
 from sqlalchemy.exc import NoSuchTableError
 
 from recon.criteria import Amount, Columns
@@ -54,7 +55,7 @@ class Schema:
 def read_schema(connection: Connection) -> Schema:
     """Read the table's definition; reads only. Raises `Refused` (orders_unsuitable) with the DDL that would help."""
     try:
-        table = sa.Table("orders", sa.MetaData(), autoload_with=connection, resolve_fks=False)
+        table = sa.Table("orders", sa.MetaData(), *map(_column, sa.inspect(connection).get_columns("orders")))
     except NoSuchTableError:
         raise _unsuitable("there is no table orders on the search path", []) from None
     missing = [name for name in REQUIRED if name not in table.c]
@@ -66,6 +67,13 @@ def read_schema(connection: Connection) -> Schema:
     conflict, copied = _arbiter(unique), _copied(table)
     _check_copied(table, copied, unique)
     return Schema(table, conflict, _columns(table), _naive_times(table), copied, _needs_client_id(table))
+
+
+def _column(found: ReflectedColumn) -> sa.Column[Any]:
+    """The column; keys, checks and comments of the table, and what they point to, are no business of ours."""
+    filled_in = found["default"] is not None or found.get("identity") or found.get("computed")
+    default = sa.FetchedValue() if filled_in else None
+    return sa.Column(found["name"], found["type"], nullable=found["nullable"], server_default=default)
 
 
 def _columns(table: sa.Table) -> Columns:
@@ -102,7 +110,7 @@ def _amount(kind: Any) -> Amount:
 
 
 def _must_be_given(column: sa.Column[Any]) -> bool:
-    return not (column.nullable or column.server_default is not None or column.identity or column.computed)
+    return not (column.nullable or column.server_default is not None)
 
 
 def _check_types(table: sa.Table) -> None:

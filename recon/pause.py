@@ -136,9 +136,10 @@ async def _get(address: httpx.URL, headers: Mapping[bytes, bytes], seconds: floa
 
     The environment's proxies and netrc are left aside (trust_env): the switch is a service of the backend's own
     network, often on loopback, and a proxy must neither see the token nor answer in its place. Certificates are judged
-    by the system's store (or SSL_CERT_FILE), where a private authority is known.
+    by the system's store (or SSL_CERT_FILE), where a private authority is known; reading it takes a while, so only
+    where there is one.
     """
-    verify = ssl.create_default_context()
+    verify = ssl.create_default_context() if address.scheme == "https" else False
     async with (
         asyncio.timeout(seconds),
         httpx.AsyncClient(trust_env=False, follow_redirects=False, timeout=seconds, verify=verify) as client,

@@ -71,6 +71,15 @@ class Plan:
         """All items, in the order of the targets."""
         return tuple(item for judgement in self.judgements for item in judgement.items)
 
+    def unmatched_names(self, scope: Scope) -> tuple[str, ...]:
+        """The trade_ids and symbols of a scope that no target answers to: misspelt, most likely."""
+        trades = {judgement.lifecycle.trade_id for judgement in self.judgements}
+        symbols = {canonical_symbol(judgement.lifecycle.symbol) for judgement in self.judgements}
+        return (
+            *(trade_id for trade_id in scope.trade_ids if trade_id not in trades),
+            *(symbol for symbol in scope.symbols if canonical_symbol(symbol) not in symbols),
+        )
+
     @property
     def rows_to_write(self) -> tuple[Item, ...]:
         """The items that write a row."""
@@ -176,6 +185,7 @@ def _cases(
     for take in ledger.takes.values():
         takes[take.row.symbol, take.row.trade_id or ""].append(take)
     existing = {row.order_id: row for row in facts.rows if row.is_backfill}
+    orders = frozenset(unit.order for unit in ledger.units.values())
     cases = [
         Case(
             facts.profile_id,
@@ -187,6 +197,7 @@ def _cases(
             market(facts.snapshot),
             facts.columns,
             rules,
+            orders=orders,
             batch_reasons=batch_reasons,
         )
         for lifecycle in sorted(still_open, key=lambda one: (one.symbol.encode(), one.trade_id.encode()))
@@ -254,7 +265,9 @@ def _symbol_document(facts: Facts, symbol: str) -> Mapping[str, Any]:
         "rows": digest(sorted(rows, key=lambda row: row[0])),
         "evidence": digest([[*unit.key, unit.qty, unit.price, unit.client_order_ids] for unit in units]),
         "positions": None if positions is None else sorted([leg.symbol, leg.qty] for leg in positions if leg.qty),
-        "open_orders": sorted(order.exchange_order_id for order in known.open_orders.get(symbol, ())),
+        "open_orders": None
+        if snapshot is None or snapshot.open_orders is None
+        else sorted(order.exchange_order_id for order in known.open_orders.get(symbol, ())),
     }
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shlex
 
-from recon.domain import BATCH_REASONS, Decision, Item, Reason, Stage, StageResult, Verdict
+from recon.domain import BATCH_REASONS, Decision, Reason, Stage, StageResult, Verdict
 from recon.reporting.markup import STYLE, fill
 from recon.reporting.result import printable
 from recon.reporting.tables import count
@@ -63,7 +63,8 @@ def next_step(result: StageResult) -> str:
         case Stage.DETECT, _:
             return f"Stop trading on the profile, then plan the repair: `{_command('run', result, 'dry-run')}`."
         case Stage.DRY_RUN, Verdict.GO:
-            return f"Review the allocations, then approve: `{_command('approve', result)}`."
+            named = "".join(f" --acknowledge {shlex.quote(trade + '=WHY')}" for trade in to_acknowledge(result))
+            return f"Review the allocations, then approve: `{_command('approve', result)}{named}`."
         case Stage.DRY_RUN, Verdict.NO_GO:
             return _settle(result)
         case Stage.APPLY, Verdict.DONE:
@@ -79,11 +80,13 @@ def next_step(result: StageResult) -> str:
 
 def to_acknowledge(result: StageResult) -> list[str]:
     """The trade_ids, sorted, that an approval of this dry run must acknowledge: NO_GO, or dust without evidence."""
-    return sorted({item.trade_id for item in result.items if _needs_word(item)})
-
-
-def _needs_word(item: Item) -> bool:
-    return item.decision is Decision.NO_GO or item.reason is Reason.DUST_ONLY
+    named = {
+        item.trade_id for item in result.items if item.decision is Decision.NO_GO or item.reason is Reason.DUST_ONLY
+    }
+    for table in filter(None, [result.tables.get("targets")]):
+        rows = [dict(zip(table.columns, row, strict=True)) for row in table.rows]
+        named |= {str(row["trade_id"]) for row in rows if Reason.DUST_ONLY in str(row.get("reasons")).split(", ")}
+    return sorted(named)
 
 
 def _settle(result: StageResult) -> str:

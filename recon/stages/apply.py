@@ -222,7 +222,7 @@ def _overspent(held: Held, plan: Plan, released: Sequence[Item]) -> list[str]:
     for item in released:
         if item.exchange_order_id is not None and item.filled_at is not None and item.side is not None:
             key = (canonical_symbol(item.symbol), item.side, item.exchange_order_id, item.filled_at)
-            name = f"{item.exchange_order_id} at {canonical_time(item.filled_at)}"
+            name = f"{key[0]} {key[1]} {item.exchange_order_id} at {canonical_time(item.filled_at)}"
             limits.append((item.order_id or "", name, plan.ledger.units[key].qty - taken[key]))
     return held.orders.overspent(held.connection, held.batch.profile_id, limits)
 

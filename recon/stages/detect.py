@@ -41,10 +41,10 @@ def detect(work: Workspace, profile_id: str, batch_id: str) -> StageResult:
         spelled = orders.symbols(connection, profile_id)
     disagreeing = list(mismatches(net_positions(build_lifecycles(facts.rows).values()), snapshot).values())
     with transaction(work.engine) as connection:
-        batch = batches.load(connection, batch_id, profile_id, lock=True)
+        batch = batches.open_batch(connection, batch_id, profile_id, actor=work.actor, now=now)
         throttle = timedelta(milliseconds=work.settings.exchange_state_mismatch_throttle_ms)
         written = audit.record_events(connection, profile_id, batch_id, disagreeing, throttle=throttle, now=now)
-        batches.save(connection, batch.moved(Action.DETECT), actor=work.actor, now=now)
+        batches.save(connection, batch, actor=work.actor, now=now)
     notes += _assumed(facts.rows, orders.naive_times)
     tables = {
         "open_lifecycles": _lifecycles([one for one in found if one.open_qty > 0], facts),

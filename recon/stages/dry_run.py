@@ -88,11 +88,12 @@ def _audit_trouble(work: Workspace, facts: Facts) -> str | None:
 
 
 def _check_size(work: Workspace, plan: Plan) -> None:
-    if plan.open_lifecycles and not plan.judgements:
+    missed = plan.unmatched_names(work.scope) if plan.open_lifecycles else ()
+    if missed or (plan.open_lifecycles and not plan.judgements):
         raise Refused(
             "scope_matches_nothing",
-            f"None of the {plan.open_lifecycles} open lifecycles is in the scope given by --trade-id and --symbol. "
-            "`recon run detect` lists them.",
+            f"--trade-id and --symbol narrow the {plan.open_lifecycles} open lifecycles to {len(plan.judgements)}; no "
+            f"target answers to: {', '.join(missed) or 'all of them together'}. `recon run detect` lists what is open.",
         )
     limit = work.settings.recon_max_batch_rows
     if len(plan.rows_to_write) > limit:

@@ -116,7 +116,8 @@ def _read(connection: Connection, orders: Orders, batch: Batch, snapshot: Snapsh
     profile_id = batch.profile_id
     plan: dict[str, Any] = batch.plan or {}
     released = released_items(batch)
-    applied = audit.applied_ids(connection, profile_id, batch.batch_id)
+    audited = audit.applied_items(connection, profile_id, batch.batch_id)
+    applied = {order_id: item.qty or Decimal(0) for order_id, item in audited.items()}
     lifecycles = orders.lifecycles(connection, profile_id)
     held = {canonical_symbol(target["symbol"]) for target in plan["targets"]} | set(market(snapshot).positions or ())
     held |= {canonical_symbol(one.symbol) for one in lifecycles}
@@ -125,7 +126,8 @@ def _read(connection: Connection, orders: Orders, batch: Batch, snapshot: Snapsh
     return _Found(
         batch=batch,
         targets=_targets(plan["targets"], released, applied, lifecycles),
-        altered=altered_rows(connection, orders, profile_id, [item for item in released if item.order_id in applied]),
+        altered=altered_rows(connection, orders, profile_id, [item for item in released if item.order_id in applied])
+        | _misaudited(released, audited),
         applied=applied,
         lifecycles=tuple(lifecycles),
         changed_trades=_changed(plan, digests),
@@ -134,6 +136,18 @@ def _read(connection: Connection, orders: Orders, batch: Batch, snapshot: Snapsh
         events=audit.event_counts(connection, profile_id, batch.created_at),
         now=now,
     )
+
+
+def _misaudited(released: Sequence[Item], audited: Mapping[str, Item]) -> dict[str, str]:
+    """Rows whose APPLIED audit row does not say what the approved item says, side and grade aside."""
+    wrong = {}
+    for item in released:
+        said = audited.get(item.order_id or "")
+        if said is not None:
+            alike = replace(item, side=None, grade=None, client_order_id=None, decision=Decision.APPLIED)
+            if alike != said:
+                wrong[item.order_id or ""] = "is audited with other content"
+    return wrong
 
 
 def _targets(

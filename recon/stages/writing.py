@@ -18,7 +18,7 @@ from sqlalchemy.exc import DBAPIError
 
 from recon import batches
 from recon.batches import Action, Batch
-from recon.database import explain, first_line, prepare
+from recon.database import explain, first_line, prepare, sqlstate
 from recon.errors import ReconError, Refused
 from recon.identity import advisory_key
 from recon.orders import Orders
@@ -117,11 +117,13 @@ def _gate(work: Workspace, profile_id: str) -> PauseAnswer:
 def _settle(engine: Engine, xid: str, error: DBAPIError) -> Written:
     """Ask the server, on a new connection, what became of the transaction; raise unless it committed."""
     outcome = _ask(engine, xid)
-    said = f"The answer to COMMIT was lost ({first_line(error)}); pg_xact_status of transaction {xid} says: {outcome}."
+    lost = error.connection_invalidated or (sqlstate(error) or "08")[:2] in ("08", "57")
+    what = "The answer to COMMIT was lost" if lost else "The database refused the COMMIT"
+    said = f"{what} ({first_line(error)}); pg_xact_status of transaction {xid} says: {outcome}."
     if outcome is Outcome.COMMITTED:
         return Written(outcome, xid, said)
     if outcome is Outcome.ROLLED_BACK:
-        raise ReconError("commit_rolled_back", f"{said} Nothing was written; run again.")
+        raise ReconError("commit_rolled_back", f"{said} Nothing was written; put right what it says, then run again.")
     raise ReconError(
         "commit_unknown",
         f"{said} When the database answers, `SELECT pg_xact_status('{xid}')` tells; running again is safe either way.",

@@ -11,8 +11,9 @@ from datetime import datetime, timedelta
 from typing import Any
 
 import sqlalchemy as sa
-from sqlalchemy.exc import DataError, InternalError, NoSuchTableError, ProgrammingError
+from sqlalchemy.exc import DataError, DBAPIError, InternalError, NoSuchTableError, ProgrammingError
 
+from recon.database import explain, prepare
 from recon.domain import Snapshot, Window
 from recon.venues import rows
 from recon.venues.rows import Row, unreadable
@@ -40,11 +41,14 @@ class TableExchange:
         since = window.start if window else rows.window_start(now, lookback)
         try:
             with self._engine.begin() as connection:
+                prepare(connection)
                 fill_rows, notes = _read_fills(connection, self._fills, profile_id, since)
                 position_rows = _read_positions(connection, self._positions, profile_id)
         except (DataError, InternalError, ProgrammingError) as error:
             said = str(error.orig).splitlines()[0]
             raise unreadable(_SOURCE, f"{self.name}: expected readable tables, found: {said}") from None
+        except DBAPIError as error:
+            raise explain(error) from error
         every = rows.read_fills(fill_rows, now)
         end = rows.latest(every, now)
         window = window or Window(rows.window_start(end, lookback), end)
