@@ -14,6 +14,7 @@ from recon.database import transaction
 from recon.demo import DEMO_PROFILE
 from recon.domain import Check, State
 from recon.errors import ReconError
+from recon.identity import digest
 from recon.orders import Orders
 from recon.plan import item_from
 from recon.reporting.folder import report_files
@@ -61,6 +62,10 @@ def _compare(connection: Connection, batch: batches.Batch, results: list[dict[st
     if planned or batch.plan_digest:
         told = planned[-1] if planned else "none"
         yield Check("plan_digest", same, f"the last dry run's report says {told}, the database {batch.plan_digest}")
+    document = (batch.plan or {}).get("document")
+    if document is not None:
+        found = digest(document)
+        yield Check("stored_plan", found == batch.plan_digest, f"the stored plan's own digest is {found}")
     reported = {
         item["order_id"]: item_from({"client_order_id": None} | item)
         for result in results

@@ -80,7 +80,9 @@ class Columns:
     price: Amount = Amount()
     has_side: bool = True
     has_exchange_order_id: bool = True
+    exchange_order_id_length: int | None = None
     time_digits: int = 6
+    naive_times: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -309,6 +311,9 @@ def _against_row(case: Case, row: Item) -> Iterable[tuple[Reason, str]]:
         yield Reason.UNREPRESENTABLE_QUANTITY, f"orders cannot hold the price of {row.order_id}; widen its column"
     elif row.filled_at and row.filled_at.microsecond % 10 ** (6 - case.columns.time_digits):
         yield Reason.UNREPRESENTABLE_QUANTITY, f"orders cannot hold {canonical_time(row.filled_at)}; widen filled_at"
+    limit = case.columns.exchange_order_id_length
+    if limit is not None and len(row.exchange_order_id or "") > limit:
+        yield Reason.UNREPRESENTABLE_QUANTITY, f"orders cannot hold exchange_order_id {row.exchange_order_id}; widen it"
     existing = case.existing.get(row.order_id or "")
     if existing is not None:
         differing = differences(row, existing, case.profile_id, case.columns)

@@ -83,6 +83,8 @@ def _columns(table: sa.Table) -> Columns:
         price=_amount(table.c.price.type),
         has_side="side" in table.c,
         has_exchange_order_id="exchange_order_id" in table.c,
+        exchange_order_id_length=getattr(getattr(table.c.get("exchange_order_id"), "type", None), "length", None),
+        naive_times=_naive_times(table),
         time_digits=TIME_DIGITS if (digits := getattr(table.c.filled_at.type, "precision", None)) is None else digits,
     )
 
@@ -133,6 +135,9 @@ def _check_types(table: sa.Table) -> None:
             )
     for name in ("symbol", "action", "status"):
         if not isinstance(table.c[name].type, texts):
+            raise _unsuitable(f"{name} is not text", [f"ALTER TABLE orders ALTER COLUMN {name} TYPE text;"])
+    for name in ("exchange_order_id", "client_order_id"):
+        if name in table.c and not isinstance(table.c[name].type, sa.String | sa.Uuid):
             raise _unsuitable(f"{name} is not text", [f"ALTER TABLE orders ALTER COLUMN {name} TYPE text;"])
     for name, label in (("action", "EXIT"), ("status", "filled"), ("status", "canceled")):
         kind = table.c[name].type

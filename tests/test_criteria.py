@@ -69,17 +69,18 @@ def test_a_short_is_closed_by_buys_and_a_sell_is_no_evidence_for_it(facts):
 @ledger
 def test_rows_of_one_trade_stand_by_time_then_by_order(facts):
     """
-    Two orders at one instant, and the linked one, which was given first, is the last in time.
+    Two orders at one instant; the linked ones, X1 and X3, were given first.
 
         09:00:00  ENTRY  T1  buy   6  @100  E1
         11:00:00  EXIT   T1  sell  9  @100  X1  status=expired
+        11:00:00  EXIT   T1  sell  9  @100  X3  status=expired
         11:00:00  fill   X1  sell  3
         10:00:00  fill   X3  sell  1
         10:00:00  fill   X2  sell  2
     """
     assert said(plan_of(facts)) == [
-        "T1 fill_evidence 2 @110 X2 10:00:00 fifo",
-        "T1 fill_evidence 1 @110 X3 10:00:00 fifo",
+        "T1 fill_evidence 2 @110 X2 10:00:00 exact",
+        "T1 fill_evidence 1 @110 X3 10:00:00 linked",
         "T1 fill_evidence 3 @110 X1 11:00:00 linked",
     ]
 
@@ -194,6 +195,29 @@ def test_dust_without_a_price_is_a_defect_of_the_data():
     plan = plan_of(facts_of("09:00:00 ENTRY T1 buy 0.001 @-"))
     assert said(plan) == ["T1 NO_GO data_quality 0.001"]
     assert details(plan) == {"data_quality": "the last ENTRY row has no price to close the remainder at"}
+
+
+@pytest.mark.parametrize("sold", ["", "10:00:00 fill X1 sell 1.999"])
+def test_a_small_remainder_of_a_trade_that_grew_after_the_window_is_no_dust(sold):
+    """Nobody looked since: its exit may be a fill that was not fetched. Filled at the window's end it was looked at."""
+    entries = ["09:00:00 ENTRY T1 buy 1.999"] if sold else []
+    late = ["window 08:00:00 10:30:00", *entries, "10:30:00.000001 ENTRY T1 buy 0.001", *filter(None, [sold])]
+    plan = plan_of(facts_of(*late))
+    assert said(plan)[-2:] == [
+        "T1 NO_GO missing_fill_evidence_for_large_remainder 0.001",
+        "T1 NO_GO evidence_window_too_short 0.001",
+    ]
+    text = details(plan)["missing_fill_evidence_for_large_remainder"]
+    assert "the rest, 0.001, is younger than the window, so it is no dust, whatever the threshold of 0.00" in text
+    just = [line.replace(".000001", "") for line in late]
+    assert said(plan_of(facts_of(*just)))[-1].split()[1] == ("dust_remainder" if sold else "dust_only")
+
+
+def test_a_covered_trade_that_grew_after_the_window_is_closed():
+    facts = facts_of(
+        "window 08:00:00 10:30:00", "10:40:00 ENTRY T1 buy 1 @1 - created=09:00:00", "10:00:00 fill X1 sell 1"
+    )
+    assert said(plan_of(facts)) == ["T1 fill_evidence 1 @110 X1 10:00:00 exact"]
 
 
 def test_dust_beside_evidence_does_not_need_the_entrys_price():
@@ -360,7 +384,11 @@ def test_a_base_fee_without_a_price_is_a_defect_of_the_data():
 
 
 def test_with_the_setting_any_other_remainder_is_still_missing_evidence():
-    assert reasons(plan_of(fee_facts(fees="0.04:ETH"), base_fee=True)) == MISSING_AND_FEE[:1]
+    assert said(plan_of(fee_facts(fees="0.04:ETH"), base_fee=True)) == [
+        "T1 fill_evidence 9.95 @110 X1 10:00:00 fifo",
+        "T1 NO_GO missing_fill_evidence_for_large_remainder 0.05",
+    ]
+    assert said(plan_of(facts_of(ENTRY, BOUGHT, SOLD), base_fee=True)) == CLOSED_BY_X1
 
 
 # The exchange
@@ -463,6 +491,38 @@ def test_the_detail_names_every_defect():
     )
 
 
+@pytest.mark.parametrize(
+    ("entry", "fills", "contradicted"),
+    [
+        ("09:00:00 ENTRY T1 - 2 @100 E1", ["sell"], True),
+        ("09:00:00 ENTRY T1 - 2 @100 E1", ["buy"], False),
+        ("09:00:00 ENTRY T1 - 2 @100 E1", ["buy", "sell"], False),
+        ("09:00:00 ENTRY T1 - 2 @100 E1", [], False),
+        ("09:00:00 ENTRY T1 - 2 @100 -", ["sell"], False),
+        ("09:00:00 ENTRY T1 buy 2 @100 E1", ["sell"], False),
+    ],
+)
+def test_an_entry_without_a_side_whose_order_lies_on_the_other_side_is_a_defect(entry, fills, contradicted):
+    """A short in a table without sides would be closed by sells, and sold twice."""
+    plan = plan_of(facts_of(entry + " id=e", *(f"09:00:00 fill E1 {side} 2" for side in fills)))
+    found = details(plan).get("data_quality")
+    assert found == ("ENTRY row e names no side; its exchange order is a sell, not a buy" if contradicted else None)
+
+
+def test_an_exit_without_a_side_and_an_order_of_another_symbol_contradict_nothing():
+    lines = ["09:00:00 ENTRY T1 - 2 @100 E1", "09:30:00 EXIT T1 - 1 @100 X1", "09:30:00 fill X1 buy 1"]
+    plan = plan_of(facts_of(*lines, "09:00:00 fill E1 sell 2 symbol=BTC/USD"))
+    assert "data_quality" not in details(plan)
+
+
+def test_every_defect_is_named_the_contradicted_side_too():
+    lines = ["09:00:00 ENTRY T1 - 2 @100 E1 id=e", "09:30:00 CLOSE T1 sell 1 @100 - id=r", "09:00:00 fill E1 sell 2"]
+    assert details(plan_of(facts_of(*lines)))["data_quality"] == (
+        "row r has action 'CLOSE', expected ENTRY or EXIT; "
+        "ENTRY row e names no side; its exchange order is a sell, not a buy"
+    )
+
+
 def test_a_trade_that_negative_exits_alone_keep_open_is_a_defect_and_not_a_crash():
     facts = facts_of("09:30:00 EXIT T1 sell -2 @100 - problem=negative", SOLD, BOUGHT)
     assert said(plan_of(facts)) == ["T1 NO_GO data_quality 2"]
@@ -478,6 +538,7 @@ def test_a_canceled_identical_row_is_reinstated(status):
     plan = plan_of(with_rows(facts, written(before.items, status)))
     assert said(plan) == ["T1 reinstate 2 @110 X1 10:00:00 exact"]
     assert plan.items[0] == replace(before.items[0], reason=Reason.REINSTATE)
+    assert plan.judgements[0].reasons == (Reason.REINSTATE,)
 
 
 def test_a_reinstated_dust_row_still_needs_an_acknowledgement():
@@ -580,6 +641,7 @@ def test_more_of_a_unit_that_was_written_once_is_another_content(facts):
         (Amount(scale=8, precision=8), "0.12345678", True),
         (Amount(scale=8, precision=8), "1", False),
         (Amount(scale=8, precision=8), "0.123456789", False),
+        (Amount(scale=30, precision=60), "1.0000000000000000000000000000000001", False),
         (Amount(scale=0, precision=3), "123", True),
         (Amount(scale=0, precision=3), "12.5", False),
         (Amount(scale=0), "7", True),
@@ -605,6 +667,7 @@ def test_a_column_holds_what_it_gives_back_to_the_last_digit(amount, value, held
         (Amount(scale=2, precision=9), "110.135", "110.14"),
         (Amount(scale=2, precision=9), "110.1350000001", "110.14"),
         (Amount(scale=2, precision=9), "110.1250000001", "110.13"),
+        (Amount(scale=2), "12345678901234567890123456789012.345", "12345678901234567890123456789012.34"),
         (Amount(scale=0), "2.5", "2"),
         (Amount(scale=0), "3.5", "4"),
         (Amount(significant=15), "1.00000000000000500", "1"),
@@ -640,12 +703,14 @@ def test_an_instant_that_filled_at_cannot_hold_blocks_the_trade():
         ("10:00:00.123", 3, True),
         ("10:00:00.123001", 3, False),
         ("10:00:00.123001", 6, True),
+        ("10:00:00.000001", 6, True),
         ("10:00:01", 0, True),
         ("10:00:00.1", 0, False),
     ):
         facts = facts_of(ENTRY, BOUGHT, f"{clock} fill X1 sell 2")
         plan = plan_of(replace(facts, columns=Columns(time_digits=digits)))
         assert [item.reason.value for item in plan.items] == ["fill_evidence" if held else "unrepresentable_quantity"]
+    assert Columns().time_digits == 6
     assert details(plan) == {
         "unrepresentable_quantity": "orders cannot hold 2026-03-01T10:00:00.100000Z; widen filled_at"
     }

@@ -704,6 +704,20 @@ def test_dust_and_fee_rows_spend_nothing(facts):
 
 
 @ledger
+def test_a_backfill_row_of_an_instant_outside_the_window_spends_nothing_in_it(facts):
+    """
+    An earlier batch closed T1 with X1's fill of 08:00, which is not fetched any more; the fill of 10:00 is free.
+
+        window 09:00:00 11:00:00
+        08:00:00  BFILL  T1  sell  1  @110  X1
+        10:00:00  fill   X1  sell  1
+    """
+    held = booked(facts)
+    assert left(held) == {"X1 10:00:00": "1"}
+    assert listed(held) == []
+
+
+@ledger
 def test_of_two_units_with_one_id_a_backfill_row_spends_the_one_on_its_side(facts):
     """
     The venue's ids are unique within a side only; the repaired trade was long, then the other one short.

@@ -68,6 +68,19 @@ def test_a_scope_narrows_by_trade_and_by_any_spelling_of_a_symbol(scope, targets
     assert {item.trade_id for item in plan.items} == set(targets)
 
 
+@pytest.mark.parametrize(
+    ("scope", "names"),
+    [
+        (Scope(), ()),
+        (Scope(trade_ids=("T1", "T9"), symbols=("eth-usd",)), ("T9",)),
+        (Scope(trade_ids=("T1",), symbols=("ETHUSD", "xrp/usd", "BTC/USD")), ("xrp/usd", "BTC/USD")),
+        (Scope(trade_ids=("t1",)), ("t1",)),
+    ],
+)
+def test_names_of_a_scope_that_no_target_answers_to_are_known(scope, names):
+    assert plan_of(facts_of(*NEIGHBOURS), scope).unmatched_names(scope) == names
+
+
 def test_narrowing_never_gives_a_trade_its_neighbours_fills():
     """X1 goes to T1, the older; asked for alone, T2 still gets nothing."""
     facts = facts_of(*NEIGHBOURS)
@@ -562,12 +575,23 @@ def test_what_two_symbols_of_a_scope_rest_on_stands_apart():
     assert document["symbols"]["BTCUSD"]["positions"] == [["BTC/USD", 1], ["BTCUSD", -1]]
     assert document["symbols"]["BTCUSD"]["open_orders"] == ["W1", "W2"]
     assert document["symbols"]["ETHUSD"]["positions"] == []
+    assert document["symbols"]["ETHUSD"]["open_orders"] == []
     assert document["targets"] == [["BTC/USD", "T3"], ["ETH/USD", "T1"], ["ETH/USD", "T2"], ["ETH/USD", "T4"]]
     assert document["profile_id"] == "p"
     assert document["rules"] == {
         "dust_abs_qty": Decimal("0.001"), "dust_rel_pct": Decimal("0.002"), "base_fee": False,
     }  # fmt: skip
     assert list(plan_of(facts_of(*DIGEST), Scope(("T3",))).document["symbols"]) == ["BTCUSD"]
+
+
+def test_what_was_not_read_is_not_the_same_as_what_is_empty():
+    facts = facts_of(*NEIGHBOURS)
+    unread = replace(facts.snapshot, positions=None, open_orders=None)
+    for told in (replace(facts, snapshot=unread), replace(facts, snapshot=None)):
+        for known in plan_of(told).document["symbols"].values():
+            assert (known["positions"], known["open_orders"]) == (None, None)
+    checked, unchecked = (replace(facts.snapshot, open_orders=orders) for orders in ((), None))
+    assert plan_of(replace(facts, snapshot=checked)).digest != plan_of(replace(facts, snapshot=unchecked)).digest
 
 
 def test_the_digest_is_sha256_over_the_documents_canonical_json():

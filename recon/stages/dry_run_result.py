@@ -141,4 +141,6 @@ def _notes(snapshot: Snapshot | None, facts: Facts) -> Table:
     assumed = sum(row.is_filled and row.filled_at_assumed for row in facts.rows)
     if assumed:
         notes.append(f"filled_at is NULL on {assumed} filled rows; created_at stands in.")
+    if facts.columns.naive_times:
+        notes.append(f"{', '.join(facts.columns.naive_times)} of orders are without time zone and are read as UTC.")
     return Table("Notes", "Each line limits what this plan can say.", ("note",), tuple((note,) for note in notes))
