@@ -208,6 +208,10 @@ def applied_items(connection: Connection, profile_id: str, batch_id: str) -> dic
     return {row["backfill_order_id"]: _audited(row) for row in connection.execute(query).mappings()}
 
 
+_REASONS = {reason.value: reason for reason in Reason}
+"""Any other text in an audit row, which somebody else wrote, reads as data_quality: no row is written for that."""
+
+
 def _audited(row: sa.RowMapping) -> Item:
     instant = row["evidence_filled_at"]
     return Item(
@@ -215,7 +219,7 @@ def _audited(row: sa.RowMapping) -> Item:
         symbol=row["symbol"],
         side=None,
         decision=Decision.APPLIED,
-        reason=Reason(row["reason"]),
+        reason=_REASONS.get(row["reason"], Reason.DATA_QUALITY),
         qty=row["filled_qty"],
         price=row["price"],
         filled_at=instant.astimezone(UTC) if instant else None,

@@ -88,19 +88,21 @@ def test_a_plan_larger_than_allowed_is_refused_with_the_way_to_split_it(detected
 
 
 def test_narrowing_takes_the_trades_and_symbols_that_are_named(detected) -> None:
-    """Any spelling of a symbol names it; both options together narrow further; several of one widen."""
+    """Any spelling of a symbol names it; both options together narrow further; a name without a target is refused."""
     incident, console = detected
     limited = console.but(RECON_MAX_BATCH_ROWS="2")
-    words = ("--symbol", "eth_usd", "--symbol", "SOL/USD", "--json")
-    answer = limited.stage("dry-run", "dry", "dry", *words)
+    answer = limited.stage("dry-run", "dry", "dry", "--symbol", "eth_usd", "--json")
     assert (answer.status, answer.json["verdict"]) == (0, "GO")
     assert {item["trade_id"] for item in answer.json["items"]} == {"T2", "T3"}
-    answer = console.stage("dry-run", "dry", "dry", *words, "--trade-id", "T1", "--trade-id", "T3")
-    assert (answer.status, [item["trade_id"] for item in answer.json["items"]]) == (0, ["T3"])
+    words = ("--symbol", "eth_usd", "--symbol", "BTCUSD", "--trade-id", "T1", "--trade-id", "T3")
+    answer = limited.stage("dry-run", "dry", "dry", *words, "--json")
+    assert (answer.status, {item["trade_id"] for item in answer.json["items"]}) == (0, {"T1", "T3"})
     [(scope,)] = incident.sql("SELECT scope FROM reconciliation_batches WHERE batch_id = 'dry'")
-    assert scope == {"trade_ids": ["T1", "T3"], "symbols": ["eth_usd", "SOL/USD"]}
-    nothing = console.stage("dry-run", "dry", "dry", "--trade-id", "t3", "--json")
-    assert (nothing.status, nothing.json["code"]) == (3, "scope_matches_nothing")
+    assert scope == {"trade_ids": ["T1", "T3"], "symbols": ["eth_usd", "BTCUSD"]}
+    nothing = console.stage("dry-run", "dry", "dry", "--trade-id", "T1", "--trade-id", "t3")
+    assert nothing.status == 3
+    assert "  scope_matches_nothing: " in nothing.out
+    assert "no target answers to: t3." in nothing.out
 
 
 def test_a_profile_with_nothing_open_is_done_and_cannot_be_approved(place) -> None:

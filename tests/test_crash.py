@@ -363,7 +363,8 @@ def test_a_commit_that_never_arrived_was_rolled_back(incident: Incident, proxy: 
     proxy.cut = at_commit("before")
     result = incident.run("apply")
     assert (result.verdict, result.code) == (Verdict.FAILED, "commit_rolled_back")
-    assert "says: rolled back. Nothing was written; run again." in (result.message or "")
+    assert "The answer to COMMIT was lost" in (result.message or "")
+    assert "says: rolled back. Nothing was written" in (result.message or "")
     assert incident.everything() == before
     assert incident.run("apply").verdict is Verdict.DONE
 
@@ -420,6 +421,7 @@ def test_a_commit_that_the_server_refuses_was_rolled_back(incident: Incident, bo
     result = incident.run("apply")
     assert (result.verdict, result.code) == (Verdict.FAILED, "commit_rolled_back")
     assert said in (result.message or "")
+    assert "says: rolled back. Nothing was written" in (result.message or "")
     assert incident.everything() == before
 
 

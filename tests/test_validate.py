@@ -95,6 +95,18 @@ def test_an_applied_audit_row_without_its_order_row_is_seen(incident: Incident) 
     assert "BFILL-invented is not in the approved plan" in detail(result, "applied_rows_identical")
 
 
+@pytest.mark.parametrize(
+    "change", ["price = 1", "filled_qty = 2", "reason = 'because'", "exchange_order_id = NULL", "trade_id = 't9'"]
+)
+def test_an_applied_audit_row_that_was_altered_is_seen(incident: Incident, change: str) -> None:
+    incident.create_table().ghost("t1")
+    incident.repair()
+    incident.sql(f"UPDATE reconciliation_backfill_audit SET {change} WHERE decision = 'APPLIED'")
+    result = incident.run("validate")
+    assert "applied_rows_identical" in failed(result)
+    assert "is audited with other content" in detail(result, "applied_rows_identical")
+
+
 def test_an_applied_audit_row_that_was_lost_is_seen(incident: Incident) -> None:
     incident.create_table().ghost("t1")
     incident.repair()
