@@ -174,7 +174,7 @@ def test_verify_says_that_folder_and_database_agree(story) -> None:
     assert all(line.startswith("ok   ") for line in lines)
     assert [line[5:].split(":")[0] for line in lines] == [
         "sums_match", "nothing_unlisted", "manifest_agrees", "notebooks_sealed", "json_equals_seal", "one_batch",
-        "database", "plan_digest", "audit_rows", "order_rows",
+        "database", "plan_digest", "stored_plan", "audit_rows", "order_rows",
     ]  # fmt: skip
 
 

@@ -6,6 +6,7 @@ import threading
 from collections.abc import Callable
 from datetime import timedelta
 from decimal import Decimal
+from functools import partial
 from typing import Any
 
 import pytest
@@ -16,6 +17,7 @@ from recon.database import connect
 from recon.domain import Stage, StageResult, Verdict
 from recon.incident import run_stage
 from recon.orders import Orders
+from recon.pause import read_pause
 from recon.plan import Scope
 
 REAL_EXIT = """INSERT INTO orders (order_id, profile_id, symbol, trade_id, action, status, quantity, qty, price,
@@ -64,6 +66,12 @@ def waits_for_a_lock(incident: Incident) -> bool:
     """Whether anybody in this database waits for a lock right now."""
     asked = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
     return bool(incident.sql(asked)[0][0])
+
+
+@pytest.fixture(autouse=True)
+def patience(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What happens meanwhile happens inside an answer of the switch: here that may take longer than two seconds."""
+    monkeypatch.setattr("recon.workspace.read_pause", partial(read_pause, timeout_seconds=20))
 
 
 @pytest.fixture
