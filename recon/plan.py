@@ -265,9 +265,7 @@ def _symbol_document(facts: Facts, symbol: str) -> Mapping[str, Any]:
         "rows": digest(sorted(rows, key=lambda row: row[0])),
         "evidence": digest([[*unit.key, unit.qty, unit.price, unit.client_order_ids] for unit in units]),
         "positions": None if positions is None else sorted([leg.symbol, leg.qty] for leg in positions if leg.qty),
-        "open_orders": None
-        if snapshot is None or snapshot.open_orders is None
-        else sorted(order.exchange_order_id for order in known.open_orders.get(symbol, ())),
+        "open_orders": sorted(order.exchange_order_id for order in known.open_orders.get(symbol, ())),
     }
 
 

@@ -88,7 +88,7 @@ def ids(audited: Audited) -> list[str]:
 
 def test_a_database_that_agrees(applied) -> None:
     checks = applied.checks()
-    assert list(checks) == ["database", "plan_digest", "audit_rows", "order_rows"]
+    assert list(checks) == ["database", "plan_digest", "stored_plan", "audit_rows", "order_rows"]
     assert applied.failed() == {}
     assert checks["database"].detail == f"batch {applied.incident.batch} is validated"
     assert checks["order_rows"].detail == "all 2 rows are as reported"
@@ -129,26 +129,32 @@ def test_the_rows_are_held_against_the_report_not_against_the_stored_plan(applie
     changed = ids(applied)[0]
     applied.incident.sql("UPDATE orders SET quantity = 9, qty = 9 WHERE order_id = %s", changed)
     applied.incident.sql("UPDATE reconciliation_batches SET plan = replace(plan::text, '\"1.5\"', '\"9\"')::jsonb")
-    assert applied.failed() == {"order_rows": f"{changed} differs in quantity, qty"}
+    failed = applied.failed()
+    assert list(failed) == ["stored_plan", "order_rows"]
+    assert failed["order_rows"] == f"{changed} differs in quantity, qty"
 
 
 @pytest.mark.parametrize(
-    ("statement", "check"),
+    ("statement", "expected"),
     [
-        ("DELETE FROM reconciliation_backfill_audit WHERE decision = 'APPLIED' AND trade_id = 'T1'", "audit_rows"),
-        ("UPDATE reconciliation_backfill_audit SET backfill_order_id = 'x' WHERE trade_id = 'T1'", "audit_rows"),
-        ("UPDATE reconciliation_backfill_audit SET batch_id = 'other'", "audit_rows"),
-        ("UPDATE reconciliation_batches SET plan_digest = repeat('0', 64)", "plan_digest"),
-        ("UPDATE reconciliation_batches SET plan_digest = NULL", "plan_digest"),
-        ("UPDATE reconciliation_batches SET batch_id = 'other'", "database"),
-        ("UPDATE reconciliation_batches SET profile_id = 'other'", "database"),
-        ("DROP TABLE reconciliation_batches", "database"),
-        ("DROP TABLE orders", "database"),
+        ("DELETE FROM reconciliation_backfill_audit WHERE decision = 'APPLIED' AND trade_id = 'T1'", ["audit_rows"]),
+        ("UPDATE reconciliation_backfill_audit SET backfill_order_id = 'x' WHERE trade_id = 'T1'", ["audit_rows"]),
+        ("UPDATE reconciliation_backfill_audit SET batch_id = 'other'", ["audit_rows"]),
+        ("UPDATE reconciliation_batches SET plan_digest = repeat('0', 64)", ["plan_digest", "stored_plan"]),
+        ("UPDATE reconciliation_batches SET plan_digest = NULL", ["plan_digest", "stored_plan"]),
+        (
+            "UPDATE reconciliation_batches SET plan = jsonb_set(plan, '{document,rules,base_fee}', 'true')",
+            ["stored_plan"],
+        ),
+        ("UPDATE reconciliation_batches SET batch_id = 'other'", ["database"]),
+        ("UPDATE reconciliation_batches SET profile_id = 'other'", ["database"]),
+        ("DROP TABLE reconciliation_batches", ["database"]),
+        ("DROP TABLE orders", ["database"]),
     ],
 )
-def test_the_batch_and_its_audit_are_held_against_the_report(applied, statement, check) -> None:
+def test_the_batch_and_its_audit_are_held_against_the_report(applied, statement, expected) -> None:
     applied.incident.sql(statement)
-    assert list(applied.failed()) == [check]
+    assert list(applied.failed()) == expected
 
 
 def test_a_report_that_was_cut_short_is_found(applied) -> None:

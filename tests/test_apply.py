@@ -230,13 +230,8 @@ def test_what_does_not_decide_leaves_the_plan_as_it_is(incident: Incident) -> No
 
 
 def test_the_same_evidence_from_tables_is_the_same_plan(incident: Incident) -> None:
-    """Planned on the statement, applied on two tables with the same content: the source's name decides nothing.
-
-    Neither lists open orders: not checked is another fact than none.
-    """
+    """Planned on the statement, applied on two tables with the same content: the source's name decides nothing."""
     incident.create_table().ghost("t1")
-    incident.open_orders = None
-    incident.write_statement()
     incident.plan()
     incident.sql(
         """CREATE TABLE fills AS SELECT 'main' AS profile_id, 'f1' AS fill_id, 'exit-t1' AS exchange_order_id,

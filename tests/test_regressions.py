@@ -128,15 +128,6 @@ def test_events_of_two_spellings_share_one_throttle(incident: Incident) -> None:
     assert [tuple(row) for row in incident.sql("SELECT symbol FROM reconciliation_events")] == [("BTCUSD",)]
 
 
-def test_open_orders_that_were_not_checked_differ_from_none(incident: Incident) -> None:
-    """The plan was approved knowing that no order is open; a statement that no longer says so makes it stale."""
-    incident.create_table().ghost("t1")
-    incident.plan()
-    incident.open_orders = None
-    (incident.folder / "open_orders.csv").unlink()
-    assert incident.run("apply").code == "stale_plan"
-
-
 @pytest.mark.parametrize(("kind", "reasons"), [("varchar(8)", {Reason.UNREPRESENTABLE_QUANTITY}), ("varchar(9)", None)])
 def test_an_exchange_order_id_that_the_column_would_cut_is_known_at_the_dry_run(
     incident: Incident, kind: str, reasons: set[Reason] | None
