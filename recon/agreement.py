@@ -1,26 +1,35 @@
-"""Whether the database agrees with a report folder: the batch, its audit rows and its order rows. Reads only."""
+"""Whether the database agrees with a report folder: the batch, its audit rows and its order rows. Reads only.
+
+The reports decide what is expected; what the database says of itself never excuses it from a comparison.
+"""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from sqlalchemy.engine import Connection
 
 from recon import audit, batches
+from recon.agreement_audit import WRITTEN, audited_line, findings
+from recon.audit import AuditRow
 from recon.database import transaction
 from recon.demo import DEMO_PROFILE
-from recon.domain import Check, State
+from recon.domain import Check, Stage, State, Verdict
 from recon.errors import ReconError
-from recon.identity import digest
+from recon.identity import canonical_time, digest
 from recon.orders import Orders
 from recon.plan import item_from
 from recon.reporting.folder import report_files
+from recon.reporting.seal import read_actor
 from recon.settings import Settings
-from recon.stages.approved import altered_rows
+from recon.stages.approved import altered_rows, approval_check
 from recon.workspace import open_workspace
+
+LASTING = ("validation_failed", "existing_row_differs")
+"""Codes of a stage that FAILED and yet wrote: validate takes the batch back, a repeated apply audits what stands."""
 
 
 def database_checks(settings: Settings, directory: Path) -> list[Check]:
@@ -32,12 +41,13 @@ def database_checks(settings: Settings, directory: Path) -> list[Check]:
     batch_id, profile_id = results[-1]["batch_id"], results[-1]["profile_id"]
     if settings.is_demo and profile_id != DEMO_PROFILE:
         return [Check("database", True, "not compared: no database is configured (RECON_DATABASE_URL)")]
+    actors = {result["report"]: read_actor(directory / result["report"]) for result in results if result["items"]}
     try:
         with transaction(open_workspace(settings=settings).engine, read_only=True, snapshot=True) as connection:
             batch = batches.load(connection, batch_id, profile_id)
             if batch.state is None and settings.is_demo:
                 return [Check("database", True, "not compared: the embedded demo no longer holds this batch")]
-            return list(_compare(connection, batch, results))
+            return list(_Comparison(connection, batch, results, actors).checks())
     except ReconError as error:
         return [Check("database", False, f"{error.code}: {error.message}")]
 
@@ -49,35 +59,141 @@ def _results(directory: Path) -> list[dict[str, Any]]:
         for name, match in report_files(directory).items()
         if name.endswith(".json") and not match["failed"]
     ]
-    return [json.loads((directory / name).read_text(encoding="utf-8")) for _, _, name in sorted(found)]
+    return [
+        json.loads((directory / name).read_text(encoding="utf-8")) | {"report": name.removesuffix("json") + "ipynb"}
+        for _, _, name in sorted(found)
+    ]
 
 
-def _compare(connection: Connection, batch: batches.Batch, results: list[dict[str, Any]]) -> Iterator[Check]:
-    if batch.state is None:
-        yield Check("database", False, f"expected batch {batch.batch_id}, found none; is this the right database?")
-        return
-    yield Check("database", True, f"batch {batch.batch_id} is {batch.state.value}")
-    planned = [result["plan_digest"] for result in results if result["stage"] == "dry-run" and result["plan_digest"]]
-    same = bool(planned) and batch.plan_digest == planned[-1]
-    if planned or batch.plan_digest:
-        told = planned[-1] if planned else "none"
-        yield Check("plan_digest", same, f"the last dry run's report says {told}, the database {batch.plan_digest}")
-    document = (batch.plan or {}).get("document")
-    if document is not None:
-        found = digest(document)
-        yield Check("stored_plan", found == batch.plan_digest, f"the stored plan's own digest is {found}")
-    reported = {
-        item["order_id"]: item_from({"client_order_id": None} | item)
-        for result in results
-        if result["stage"] == "apply"
-        for item in result["items"]
-        if item["decision"] in ("APPLIED", "SKIP_EXISTING") and item["order_id"]
-    }
-    touched = audit.touched_ids(connection, batch.profile_id, batch.batch_id)
-    apart = sorted(reported.keys() ^ touched)
-    yield Check("audit_rows", not apart, f"rows in the report or in the audit alone: {', '.join(apart) or 'none'}")
-    if batch.state in (State.APPLIED, State.VALIDATED):
-        rows = list(reported.values())
-        altered = altered_rows(connection, Orders.reflect(connection), batch.profile_id, rows)
-        listed = "; ".join(f"{order_id} {what}" for order_id, what in altered.items())
-        yield Check("order_rows", not altered, listed or f"all {len(rows)} rows are as reported")
+class _Comparison:
+    """One batch of the database beside the results of its reports."""
+
+    def __init__(
+        self,
+        connection: Connection,
+        batch: batches.Batch,
+        results: Sequence[dict[str, Any]],
+        actors: dict[str, str | None],
+    ) -> None:
+        self.connection = connection
+        self.batch = batch
+        self.actors = {report: actor for report, actor in actors.items() if actor is not None}
+        self.results = [result for result in results if _lasts(result)]
+        self.told = _told_states(self.results)
+        self.applied = [result for result in self.results if result["stage"] == Stage.APPLY]
+        self.rolled_back = State.ROLLED_BACK in self.told
+
+    def checks(self) -> Iterator[Check]:
+        batch = self.batch
+        if batch.state is None:
+            yield Check("database", False, f"expected batch {batch.batch_id}, found none; is this the right database?")
+            return
+        yield Check("database", True, f"batch {batch.batch_id} is {batch.state.value}")
+        if self.told:
+            yield self._state(batch.state)
+        planned = [result["plan_digest"] for result in self.results if result["plan_digest"]]
+        if planned or batch.plan_digest:
+            told = planned[-1] if planned else None
+            said = f"the last report says {told or 'none'}, the database {batch.plan_digest}"
+            yield Check("plan_digest", told == batch.plan_digest, said)
+        document = (batch.plan or {}).get("document")
+        if document is not None:
+            found = digest(document)
+            yield Check("stored_plan", found == batch.plan_digest, f"the stored plan's own digest is {found}")
+        if self.applied or batch.state is State.APPROVED:
+            yield self._approval()
+        yield self._audit_rows()
+        if self.applied:
+            yield self._order_rows()
+
+    def _state(self, state: State) -> Check:
+        told = " or ".join(sorted(one.value for one in self.told))
+        hint = "" if state in self.told else "; a stage whose report was lost can be run again, which keeps one"
+        return Check("state", state in self.told, f"the reports say {told}, the database {state.value}{hint}")
+
+    def _approval(self) -> Check:
+        """The approval releases every row of the plan, and is the one that the apply's report tells of."""
+        approval = self.batch.approval or {}
+        released = {
+            item["order_id"]
+            for result in self.results
+            if result["plan_digest"] == self.batch.plan_digest
+            for item in result["items"]
+            if item["order_id"]
+        }
+        said = approval_check(self.batch)
+        told = [check["detail"] for result in self.applied for check in result["checks"] if check["name"] == said.name]
+        wrong = [f"the report says {detail}, the database {said.detail}" for detail in told if detail != said.detail]
+        if approval.get("plan_digest") != self.batch.plan_digest:
+            wrong.append(f"it is of plan {approval.get('plan_digest')}")
+        apart = released ^ set(approval.get("items") or ())
+        wrong += [f"{order_id} is in the plan or in the approval alone" for order_id in sorted(apart)]
+        return Check("approval", not wrong, "; ".join(wrong) or said.detail)
+
+    def _audit_rows(self) -> Check:
+        rows = audit.batch_rows(self.connection, self.batch.profile_id, self.batch.batch_id)
+        approved = self.applied or self.batch.state is State.APPROVED
+        approver = (self.batch.approval or {}).get("by") if approved else None
+        results = [result for result in self.results if result["stage"] in (Stage.DRY_RUN, Stage.APPLY)]
+        wrong = [*findings(rows, results, self.actors, approver), *self._marks(rows), *self._clients(rows)]
+        return Check("audit_rows", not wrong, "; ".join(wrong) or f"all {len(rows)} rows are as reported")
+
+    def _marks(self, rows: Sequence[AuditRow]) -> Iterator[str]:
+        """A rollback marks every row of the batch, and nothing else marks any."""
+        for row in rows:
+            if self.rolled_back and row.reverted_at is None:
+                yield f"{audited_line(row).name} is not marked as reverted"
+            elif not self.rolled_back and row.reverted_at is not None:
+                yield f"{audited_line(row).name} is marked as reverted at {canonical_time(row.reverted_at)}"
+
+    def _clients(self, rows: Sequence[AuditRow]) -> Iterator[str]:
+        """The client order id is not in a report: it is held against the stored plan, which has a digest."""
+        items = (self.batch.plan or {}).get("document", {}).get("items", ())
+        planned = {item["order_id"]: item["client_order_id"] for item in items if item["order_id"]}
+        for row in rows:
+            if row.plan_digest == self.batch.plan_digest and row.order_id in planned:
+                expected = planned[row.order_id]
+                if row.client_order_id != expected:
+                    yield f"{audited_line(row).name} has client order {row.client_order_id}, planned {expected}"
+
+    def _order_rows(self) -> Check:
+        """The rows of the last apply stand, or are canceled; no backfill row stands on their trades beside them."""
+        profile_id, orders = self.batch.profile_id, Orders.reflect(self.connection)
+        items = [item for result in self.applied for item in result["items"] if item["decision"] in WRITTEN]
+        reported = {item["order_id"]: item_from({"client_order_id": None} | item) for item in items}
+        trades = {item["trade_id"] for result in self.results for item in result["items"]}
+        there = [row for row in orders.rows(self.connection, profile_id, trade_ids=trades) if row.is_backfill]
+        owners = audit.owners(self.connection, profile_id, {*reported, *(row.order_id for row in there)})
+        status = "canceled" if self.rolled_back else "filled"
+        expected = [
+            item
+            for order_id, item in reported.items()
+            if not self.rolled_back or owners.get(order_id, self.batch.batch_id) == self.batch.batch_id
+        ]
+        wrong = altered_rows(self.connection, orders, profile_id, expected, status=status)
+        for row in there:
+            if row.is_filled and row.order_id not in {*owners, *wrong}:
+                wrong[row.order_id] = f"is filled on trade {row.trade_id}, and no live APPLIED audit row names it"
+        listed = "; ".join(f"{order_id} {what}" for order_id, what in wrong.items())
+        others = len(reported) - len(expected)
+        good = f"all {len(expected)} rows are as reported" + (", and canceled" if self.rolled_back else "")
+        return Check("order_rows", not wrong, listed or good + (f"; other batches own {others}" if others else ""))
+
+
+def _lasts(result: dict[str, Any]) -> bool:
+    """Whether the stage of a result wrote what the database remembers; a refusal leaves nothing."""
+    return "code" not in result or (result["verdict"] == Verdict.FAILED and result["code"] in LASTING)
+
+
+def _told_states(results: Sequence[dict[str, Any]]) -> set[State]:
+    """The states in which the reports leave the batch; an approval has no report. Empty when they do not say."""
+    last = {result["stage"]: result for result in results}
+    if Stage.ROLLBACK in last:
+        return {State.ROLLED_BACK}
+    if Stage.VALIDATE in last:
+        return {State.APPLIED if "code" in last[Stage.VALIDATE] else State.VALIDATED}
+    if Stage.APPLY in last:
+        return {State.APPLIED}
+    if Stage.DRY_RUN in last:
+        return {State.PLANNED, State.APPROVED}
+    return {State.DETECTED} if Stage.DETECT in last else set()

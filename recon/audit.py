@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Collection, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from typing import Any
@@ -196,47 +196,86 @@ def decision_counts(connection: Connection, profile_id: str, batch_id: str) -> d
     return {row[0]: row[1] for row in connection.execute(query)}
 
 
+@dataclass(frozen=True, slots=True)
+class AuditRow:
+    """One audit row as it stands; `decision` and `reason` are its own words, whoever wrote them."""
+
+    decision: str
+    symbol: str | None
+    trade_id: str | None
+    reason: str | None
+    qty: Decimal | None
+    price: Decimal | None
+    filled_at: datetime | None
+    exchange_order_id: str | None
+    client_order_id: str | None
+    order_id: str | None
+    plan_digest: str | None
+    actor: str | None
+    reverted_at: datetime | None
+
+
+_TEXTS = (
+    "decision",
+    "symbol",
+    "trade_id",
+    "reason",
+    "backfill_order_id",
+    "exchange_order_id",
+    "exchange_client_order_id",
+    "plan_digest",
+    "actor",
+)
+_FIELDS = {
+    "filled_qty": "qty",
+    "backfill_order_id": "order_id",
+    "exchange_client_order_id": "client_order_id",
+}
+"""Columns that an item calls otherwise."""
+
+
+def batch_rows(connection: Connection, profile_id: str, batch_id: str) -> list[AuditRow]:
+    """Every audit row of the batch, in no particular order; reads only."""
+    table = audit_table.c
+    query = sa.select(
+        *(sa.cast(table[name], sa.Text).label(_FIELDS.get(name, name)) for name in _TEXTS),
+        *(sa.cast(table[name], sa.Numeric).label(_FIELDS.get(name, name)) for name in ("filled_qty", "price")),
+        table.evidence_filled_at.label("filled_at"),
+        table.reverted_at,
+    ).where(table.profile_id == profile_id, table.batch_id == batch_id)
+    return [_utc(AuditRow(**row)) for row in connection.execute(query).mappings()]
+
+
+def _utc(row: AuditRow) -> AuditRow:
+    return replace(row, filled_at=row.filled_at.astimezone(UTC)) if row.filled_at else row
+
+
 def applied_items(connection: Connection, profile_id: str, batch_id: str) -> dict[str, Item]:
     """What the batch's APPLIED audit rows that are not reverted say of their rows, by order_id; reads only.
 
     The audit row holds no side and no grade.
     """
-    table = audit_table
-    query = sa.select(
-        sa.cast(table.c.symbol, sa.Text).label("symbol"),
-        sa.cast(table.c.trade_id, sa.Text).label("trade_id"),
-        table.c.reason,
-        sa.cast(table.c.filled_qty, sa.Numeric).label("filled_qty"),
-        sa.cast(table.c.price, sa.Numeric).label("price"),
-        table.c.evidence_filled_at,
-        table.c.exchange_order_id,
-        table.c.backfill_order_id,
-    ).where(
-        table.c.profile_id == profile_id,
-        table.c.batch_id == batch_id,
-        table.c.decision == Decision.APPLIED.value,
-        table.c.reverted_at.is_(None),
-    )
-    return {row["backfill_order_id"]: _audited(row) for row in connection.execute(query).mappings()}
+    rows = batch_rows(connection, profile_id, batch_id)
+    live = [row for row in rows if row.decision == Decision.APPLIED and row.reverted_at is None]
+    return {row.order_id or "": _audited(row) for row in live}
 
 
 _REASONS = {reason.value: reason for reason in Reason}
 """Any other text in an audit row, which somebody else wrote, reads as data_quality: no row is written for that."""
 
 
-def _audited(row: sa.RowMapping) -> Item:
-    instant = row["evidence_filled_at"]
+def _audited(row: AuditRow) -> Item:
     return Item(
-        trade_id=row["trade_id"],
-        symbol=row["symbol"],
+        trade_id=row.trade_id or "",
+        symbol=row.symbol or "",
         side=None,
         decision=Decision.APPLIED,
-        reason=_REASONS.get(row["reason"], Reason.DATA_QUALITY),
-        qty=row["filled_qty"],
-        price=row["price"],
-        filled_at=instant.astimezone(UTC) if instant else None,
-        exchange_order_id=row["exchange_order_id"],
-        order_id=row["backfill_order_id"],
+        reason=_REASONS.get(row.reason or "", Reason.DATA_QUALITY),
+        qty=row.qty,
+        price=row.price,
+        filled_at=row.filled_at,
+        exchange_order_id=row.exchange_order_id,
+        order_id=row.order_id,
     )
 
 

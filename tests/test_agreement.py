@@ -6,18 +6,22 @@ import json
 import os
 import shutil
 from collections.abc import Callable, Iterator
+from datetime import timedelta
 from pathlib import Path
 
+import nbformat
 import pytest
 from console import PASSWORD, with_password
-from incidents import Incident, an_incident
+from incidents import NOW, Incident, an_incident
+from nbformat.v4 import new_code_cell, new_notebook, new_output
 
 from recon.agreement import database_checks
 from recon.doctor import RIGHTS
-from recon.domain import Check, Stage
+from recon.domain import Check, Stage, Table
 from recon.embedded import EmbeddedServer
 from recon.reporting.folder import STEMS
 from recon.reporting.result import result_json
+from recon.reporting.tables import TableView
 from recon.settings import Settings
 
 
@@ -29,12 +33,16 @@ class Audited:
         self.folder = folder
         folder.mkdir(exist_ok=True)
 
-    def run(self, stage: Stage, number: int = 1) -> None:
-        """Run a stage and keep its JSON."""
+    def run(self, stage: Stage, number: int = 1, verdict: str | None = None) -> None:
+        """Run a stage and keep its JSON, and a notebook of which the run card is there."""
         stem = STEMS[stage] + ("" if number == 1 else f".{number}")
         saved = result_json(self.incident.run(stage), f"{stem}.ipynb")
-        assert saved["verdict"] in ("DONE", "GO"), saved
+        assert saved["verdict"] in ([verdict] if verdict else ["DONE", "GO"]), saved
         (self.folder / f"{stem}.json").write_text(json.dumps(saved))
+        card = Table("Run card", "Where it ran.", ("name", "value"), (("exchange", "e"), ("actor", "tester")))
+        output = new_output("execute_result", {"text/plain": repr(TableView(card))}, execution_count=1)
+        notebook = new_notebook(cells=[new_code_cell("card", outputs=[output], execution_count=1)])
+        nbformat.write(notebook, self.folder / f"{stem}.ipynb")
 
     @property
     def settings(self) -> Settings:
@@ -49,7 +57,7 @@ class Audited:
 
 @pytest.fixture(scope="module")
 def repaired(servers: Callable[[str], EmbeddedServer], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Audited]:
-    """Two ghosts, repaired and validated; the dry run was made twice, on other facts the first time."""
+    """Two ghosts, repaired and validated, and a trade left open; dry run twice, on other facts the first time."""
     server = servers("pg18")
     server.create_database("agreement")
     folder = tmp_path_factory.mktemp("agreement")
@@ -59,8 +67,9 @@ def repaired(servers: Callable[[str], EmbeddedServer], tmp_path_factory: pytest.
         audited.run(Stage.DETECT)
         audited.run(Stage.DRY_RUN)
         incident.ghost("T2", "2", short=True, opened=5, symbol="ETH/USD")
-        audited.run(Stage.DRY_RUN, 2)
-        incident.approve()
+        incident.row("entry-T3", "T3", "ENTRY", "1", symbol="C/USD")
+        audited.run(Stage.DRY_RUN, 2, "NO_GO")
+        incident.approve("T3=moved")
         audited.run(Stage.APPLY)
         audited.run(Stage.VALIDATE)
         incident.sql("CREATE SCHEMA kept")
@@ -88,7 +97,9 @@ def ids(audited: Audited) -> list[str]:
 
 def test_a_database_that_agrees(applied) -> None:
     checks = applied.checks()
-    assert list(checks) == ["database", "plan_digest", "stored_plan", "audit_rows", "order_rows"]
+    assert list(checks) == [
+        "database", "state", "plan_digest", "stored_plan", "approval", "audit_rows", "order_rows",
+    ]  # fmt: skip
     assert applied.failed() == {}
     assert checks["database"].detail == f"batch {applied.incident.batch} is validated"
     assert checks["order_rows"].detail == "all 2 rows are as reported"
@@ -108,7 +119,7 @@ def test_a_database_that_agrees(applied) -> None:
         ("action = 'ENTRY'", "differs in action"),
         ("side = NULL", "differs in side"),
         ("exchange_order_id = 'x'", "differs in exchange_order_id"),
-        ("order_id = 'BFILL-other'", "is missing"),
+        ("order_id = 'other'", "is missing"),
         ("profile_id = 'other'", "is missing"),
     ],
 )
@@ -135,13 +146,127 @@ def test_the_rows_are_held_against_the_report_not_against_the_stored_plan(applie
 
 
 @pytest.mark.parametrize(
+    ("change", "where", "said"),
+    [
+        ("filled_qty = 9", "APPLIED", "APPLIED {id} of trade T1 (BTC/USD) has qty 9, reported 1.5"),
+        ("price = price + 1", "APPLIED", "APPLIED {id} of trade T1 (BTC/USD) has price 111, reported 110"),
+        ("trade_id = 'T2'", "APPLIED", "APPLIED {id} of trade T1 (BTC/USD) has trade_id T2, reported T1"),
+        ("symbol = NULL", "APPLIED", "APPLIED {id} of trade T1 (BTC/USD) has symbol None, reported BTC/USD"),
+        ("reason = 'dust_only'", "APPLIED", "has reason dust_only, reported fill_evidence"),
+        ("reason = 'any text'", "APPLIED", "has reason any text, reported fill_evidence"),
+        ("exchange_order_id = 'x'", "APPLIED", "has exchange_order_id x, reported exit-T1"),
+        (
+            "evidence_filled_at = evidence_filled_at + interval '1 microsecond'",
+            "APPLIED",
+            "has filled_at 2026-03-01T10",
+        ),
+        (
+            "exchange_client_order_id = 'x'",
+            "APPLIED",
+            "APPLIED {id} of trade T1 (BTC/USD) has client order x, planned No",
+        ),
+        ("plan_digest = NULL", "APPLIED", "has plan_digest None, reported "),
+        ("actor = 'mallory'", "APPLIED", "APPLIED {id} of trade T1 (BTC/USD) has actor mallory, reported tester"),
+        ("reverted_at = now()", "APPLIED", "APPLIED {id} of trade T1 (BTC/USD) is marked as reverted at 2"),
+        ("decision = 'APPLY'", "APPLIED", "APPLIED {id} of trade T1 (BTC/USD) is missing"),
+        ("filled_qty = 9", "PENDING_APPLY", "PENDING_APPLY {id} of trade T1 (BTC/USD) has qty 9, reported 1.5"),
+        (
+            "actor = 'mallory'",
+            "PENDING_APPLY",
+            "PENDING_APPLY {id} of trade T1 (BTC/USD) has actor mallory, reported a re",
+        ),
+        ("actor = 'mallory'", "DRY_RUN", "DRY_RUN {id} of trade T1 (BTC/USD) has actor mallory, reported tester"),
+        ("price = 1", "DRY_RUN", "DRY_RUN {id} of trade T1 (BTC/USD) has price 1, reported 110"),
+    ],
+)
+def test_one_changed_audit_row_is_found(applied, change, where, said) -> None:
+    changed = ids(applied)[1]
+    applied.incident.sql(
+        f"UPDATE reconciliation_backfill_audit SET {change} WHERE decision = '{where}' AND trade_id = 'T1'"
+    )
+    detail = applied.failed()["audit_rows"]
+    assert said.format(id=changed) in detail
+    assert "T2 (" not in detail
+
+
+@pytest.mark.parametrize("decision", ["DRY_RUN", "PENDING_APPLY", "NO_GO", "APPLIED"])
+def test_deleted_audit_rows_are_found(applied, decision) -> None:
+    applied.incident.sql(f"DELETE FROM reconciliation_backfill_audit WHERE decision = '{decision}'")
+    detail = applied.failed()["audit_rows"]
+    named = {"T3"} if decision == "NO_GO" else {"T1", "T2"}
+    assert {trade for trade in ("T1", "T2", "T3") if f"of trade {trade} " in detail} == named
+    assert detail.count("is missing") == detail.count("; ") + 1
+
+
+def test_audit_rows_that_no_report_tells_of_are_found(applied) -> None:
+    """A second APPLIED row of one row, and a decision on a trade of which the plan knows nothing."""
+    copied = "batch_id, profile_id, symbol, decision, reason, filled_qty, created_at, plan_digest, actor"
+    applied.incident.sql(
+        f"INSERT INTO reconciliation_backfill_audit ({copied}, trade_id, backfill_order_id) SELECT {copied}, 'T9', "
+        "'BFILL-x' FROM reconciliation_backfill_audit WHERE decision IN ('APPLIED', 'DRY_RUN') AND trade_id = 'T2'"
+    )
+    applied.incident.sql(
+        "INSERT INTO reconciliation_backfill_audit SELECT * FROM reconciliation_backfill_audit "
+        "WHERE decision = 'APPLIED' AND trade_id = 'T1'"
+    )
+    found = applied.failed()["audit_rows"].split("; ")
+    assert sorted(found) == [
+        f"APPLIED {ids(applied)[1]} of trade T1 (BTC/USD) is in no report",
+        "APPLIED BFILL-x of trade T9 (ETH/USD) is in no report",
+        "DRY_RUN BFILL-x of trade T9 (ETH/USD) is in no report",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ("jsonb_set(approval, '{by}', '\"mallory\"')", "the database by 'mallory', valid"),
+        ("jsonb_set(approval, '{acknowledgements,T3}', '\"x\"')", "acknowledged: 'T3' ('x')"),
+        ("jsonb_set(approval, '{acknowledgements}', '{}')", "acknowledged: nothing"),
+        ("jsonb_set(approval, '{expires_at}', '\"later\"')", "valid until later"),
+        ("jsonb_set(approval, '{plan_digest}', '\"x\"')", "it is of plan x"),
+        ("jsonb_set(approval, '{items,0}', '\"BFILL-x\"')", "BFILL-x is in the plan or in the approval alone"),
+        ("NULL", "it is of plan None"),
+    ],
+)
+def test_a_changed_approval_is_found(applied, change, said) -> None:
+    applied.incident.sql(f"UPDATE reconciliation_batches SET approval = {change}")
+    assert said in applied.failed()["approval"]
+
+
+@pytest.mark.parametrize("state", ["detected", "planned", "approved", "applied", "rolled_back"])
+def test_a_state_that_the_reports_do_not_tell_of_hides_nothing(applied, state) -> None:
+    """The order rows are compared as the reports say, whatever the batch calls itself."""
+    changed = ids(applied)[0]
+    applied.incident.sql("UPDATE reconciliation_batches SET state = %s", state)
+    assert list(applied.failed()) == ["state"]
+    assert applied.failed()["state"].startswith(f"the reports say validated, the database {state}; ")
+    applied.incident.sql("UPDATE orders SET price = 1 WHERE order_id = %s", changed)
+    assert list(applied.failed()) == ["state", "order_rows"]
+
+
+def test_a_backfill_row_beside_those_of_the_report_is_found(applied) -> None:
+    """Filled, on a trade of the batch, and no live APPLIED audit row names it; a canceled one closes nothing."""
+    applied.incident.row("BFILL-forged", "T1", "EXIT", "0.5", 70)
+    applied.incident.row("BFILL-idle", "T1", "EXIT", "0.5", 70, status="canceled")
+    said = "BFILL-forged is filled on trade T1, and no live APPLIED audit row names it"
+    assert applied.failed() == {"order_rows": said}
+
+
+@pytest.mark.parametrize(
     ("statement", "expected"),
     [
-        ("DELETE FROM reconciliation_backfill_audit WHERE decision = 'APPLIED' AND trade_id = 'T1'", ["audit_rows"]),
-        ("UPDATE reconciliation_backfill_audit SET backfill_order_id = 'x' WHERE trade_id = 'T1'", ["audit_rows"]),
+        (
+            "DELETE FROM reconciliation_backfill_audit WHERE decision = 'APPLIED' AND trade_id = 'T1'",
+            ["audit_rows", "order_rows"],
+        ),
+        (
+            "UPDATE reconciliation_backfill_audit SET backfill_order_id = 'x' WHERE trade_id = 'T1'",
+            ["audit_rows", "order_rows"],
+        ),
         ("UPDATE reconciliation_backfill_audit SET batch_id = 'other'", ["audit_rows"]),
-        ("UPDATE reconciliation_batches SET plan_digest = repeat('0', 64)", ["plan_digest", "stored_plan"]),
-        ("UPDATE reconciliation_batches SET plan_digest = NULL", ["plan_digest", "stored_plan"]),
+        ("UPDATE reconciliation_batches SET plan_digest = repeat('0', 64)", ["plan_digest", "stored_plan", "approval"]),
+        ("UPDATE reconciliation_batches SET plan_digest = NULL", ["plan_digest", "stored_plan", "approval"]),
         (
             "UPDATE reconciliation_batches SET plan = jsonb_set(plan, '{document,rules,base_fee}', 'true')",
             ["stored_plan"],
@@ -160,6 +285,13 @@ def test_the_batch_and_its_audit_are_held_against_the_report(applied, statement,
 def test_a_report_that_was_cut_short_is_found(applied) -> None:
     (applied.folder / "03_apply.json").unlink()
     assert list(applied.failed()) == ["audit_rows"]
+    assert f"APPLIED {ids(applied)[0]} of trade T2 (ETH/USD) is in no report" in applied.failed()["audit_rows"]
+
+
+def test_an_apply_that_is_run_again_replaces_its_lost_report(applied) -> None:
+    (applied.folder / "03_apply.json").unlink()
+    applied.run(Stage.APPLY)
+    assert applied.failed() == {}
 
 
 def test_the_last_dry_run_is_the_one_with_the_highest_number(applied) -> None:
@@ -167,8 +299,8 @@ def test_the_last_dry_run_is_the_one_with_the_highest_number(applied) -> None:
     copy = applied.folder.parent / "copy"
     shutil.copytree(applied.folder, copy)
     (copy / "02_dry_run.2.json").rename(copy / "02_dry_run.10.json")
-    shutil.copy(copy / "02_dry_run.json", copy / "02_dry_run.9.json")
-    for seconds, name in enumerate(["02_dry_run.10.json", "02_dry_run.9.json", "02_dry_run.json", "01_detect.json"]):
+    (copy / "02_dry_run.json").rename(copy / "02_dry_run.9.json")
+    for seconds, name in enumerate(["02_dry_run.10.json", "02_dry_run.9.json", "01_detect.json"]):
         os.utime(copy / name, (1_000_000 + seconds, 1_000_000 + seconds))
     assert applied.failed(copy) == {}
 
@@ -183,11 +315,12 @@ def test_each_state_of_a_batch_agrees_with_its_reports(incident, tmp_path) -> No
     incident.create_table().ghost("T1")
     audited = Audited(incident, tmp_path / "kept")
     audited.run(Stage.DETECT)
-    assert list(audited.checks()) == ["database", "audit_rows"]
+    assert list(audited.checks()) == ["database", "state", "audit_rows"]
     assert audited.failed() == {}
     audited.run(Stage.DRY_RUN)
     assert audited.failed() == {}
     incident.approve()
+    assert audited.failed() == {}
     audited.run(Stage.APPLY)
     assert audited.checks()["order_rows"].ok
     audited.run(Stage.APPLY, 2)
@@ -196,7 +329,133 @@ def test_each_state_of_a_batch_agrees_with_its_reports(incident, tmp_path) -> No
     checks = audited.checks()
     assert audited.failed() == {}
     assert checks["database"].detail == f"batch {incident.batch} is rolled_back"
-    assert "order_rows" not in checks
+    assert checks["order_rows"].detail == "all 1 rows are as reported, and canceled"
+
+
+def test_stages_that_are_repeated_agree(incident, tmp_path) -> None:
+    """Every stage more than once, with or without a kept report, approvals void and renewed, a validation that failed.
+
+    A dry run whose report was not kept repeats what another says, or makes a plan that no report names.
+    """
+    incident.create_table().ghost("T1")
+    incident.ghost("T2", symbol="ETH/USD")
+    incident.row("entry-T3", "T3", "ENTRY", "1", symbol="C/USD")
+    audited = Audited(incident, tmp_path / "kept")
+    audited.run(Stage.DETECT)
+    incident.run(Stage.DRY_RUN)
+    incident.approve("T3=moved")
+    incident.row("late", "T4", "ENTRY", "1", 1, symbol="D/USD")
+    assert incident.run(Stage.APPLY).code == "stale_plan"
+    audited.run(Stage.DRY_RUN, 1, "NO_GO")
+    assert audited.failed() == {}
+    audited.run(Stage.APPLY, 1, "NO_GO")
+    incident.run(Stage.DRY_RUN)
+    audited.run(Stage.DRY_RUN, 2, "NO_GO")
+    for why in ("moved", "moved, I am told"):
+        incident.approve(f"T3={why}", "T4=lost")
+        assert audited.failed() == {}
+    audited.run(Stage.APPLY, 2)
+    incident.run(Stage.APPLY)
+    incident.sql("UPDATE orders SET price = 1 WHERE order_id LIKE 'BFILL-%%' AND trade_id = 'T1'")
+    audited.run(Stage.VALIDATE, 1, "FAILED")
+    audited.run(Stage.APPLY, 3, "FAILED")
+    assert list(audited.failed()) == ["order_rows"]
+    incident.sql("UPDATE orders SET price = 110 WHERE order_id LIKE 'BFILL-%%'")
+    assert audited.failed() == {}
+    for number in (2, 3):
+        audited.run(Stage.VALIDATE, number)
+    audited.run(Stage.DETECT, 2, "NO_GO")
+    audited.run(Stage.APPLY, 4)
+    assert audited.failed() == {}
+    for number in (1, 2):
+        audited.run(Stage.ROLLBACK, number)
+        assert audited.failed() == {}
+
+
+def test_a_decision_that_is_there_more_or_less_often_than_the_rest_of_its_plan_is_found(incident, tmp_path) -> None:
+    """An approval has no report: two of them leave each row twice, so that a row that is there once is a lost one."""
+    incident.create_table()
+    for trade in ("T1", "T2", "T3"):
+        incident.ghost(trade, symbol=f"{trade}/USD")
+    audited = Audited(incident, tmp_path / "kept")
+    for stage in (Stage.DETECT, Stage.DRY_RUN):
+        audited.run(stage)
+    incident.approve()
+    incident.approve()
+    assert audited.failed() == {}
+    incident.sql(
+        "DELETE FROM reconciliation_backfill_audit WHERE ctid = (SELECT min(ctid) FROM reconciliation_backfill_audit "
+        "WHERE decision = 'PENDING_APPLY' AND trade_id = 'T2')"
+    )
+    assert "of trade T2 (T2/USD) is there 1 times, expected 2" in audited.failed()["audit_rows"]
+
+
+def test_rows_that_another_batch_reinstates_agree_in_both(incident, tmp_path) -> None:
+    """The first batch was rolled back; its row is filled again, and the second batch's."""
+    incident.create_table().ghost("T1")
+    first = Audited(incident, tmp_path / "kept")
+    for stage in (Stage.DETECT, Stage.DRY_RUN):
+        first.run(stage)
+    incident.approve()
+    for stage in (Stage.APPLY, Stage.VALIDATE, Stage.ROLLBACK):
+        first.run(stage)
+    incident.batch = "incident-2"
+    second = Audited(incident, tmp_path / "second")
+    for stage in (Stage.DETECT, Stage.DRY_RUN):
+        second.run(stage)
+    incident.approve()
+    second.run(Stage.APPLY)
+    assert (first.failed(), second.failed()) == ({}, {})
+    assert first.checks()["order_rows"].detail == "all 0 rows are as reported, and canceled; other batches own 1"
+    second.run(Stage.ROLLBACK)
+    assert (first.failed(), second.failed()) == ({}, {})
+
+
+def test_a_row_that_a_rollback_left_to_its_owner_agrees(incident, tmp_path) -> None:
+    """Canceled by hand, reinstated by another batch, and only then the first batch is rolled back."""
+    incident.create_table().ghost("T1")
+    first = Audited(incident, tmp_path / "kept")
+    for stage in (Stage.DETECT, Stage.DRY_RUN):
+        first.run(stage)
+    incident.approve()
+    first.run(Stage.APPLY)
+    incident.sql("UPDATE orders SET status = 'canceled' WHERE order_id LIKE 'BFILL-%%'")
+    later = incident.work(now=NOW + timedelta(hours=1))
+    incident.repair(batch="incident-2", work=later)
+    assert first.failed() == {}
+    first.run(Stage.ROLLBACK)
+    assert first.failed() == {}
+
+
+def test_what_was_done_by_hand_after_a_rollback_is_found(incident, tmp_path) -> None:
+    """A row set back to filled, and an audit row of which the mark was taken away."""
+    incident.create_table().ghost("T1")
+    audited = Audited(incident, tmp_path / "kept")
+    for stage in (Stage.DETECT, Stage.DRY_RUN):
+        audited.run(stage)
+    incident.approve()
+    for stage in (Stage.APPLY, Stage.ROLLBACK):
+        audited.run(stage)
+    [row] = ids(audited)
+    incident.sql("UPDATE orders SET status = 'filled' WHERE order_id = %s", row)
+    assert audited.failed() == {"order_rows": f"{row} has status 'filled'"}
+    incident.sql("UPDATE reconciliation_backfill_audit SET reverted_at = NULL WHERE decision = 'APPLIED'")
+    failed = audited.failed()
+    assert list(failed) == ["audit_rows", "order_rows"]
+    assert failed["audit_rows"] == f"APPLIED {row} of trade T1 (BTC/USD) is not marked as reverted"
+
+
+def test_a_dry_run_without_an_audit_agrees(incident, tmp_path) -> None:
+    """It wrote no audit row, and its report says so."""
+    incident.create_table().ghost("T1")
+    audited = Audited(incident, tmp_path / "kept")
+    audited.run(Stage.DETECT)
+    incident.sql("ALTER TABLE reconciliation_backfill_audit RENAME TO away")
+    audited.run(Stage.DRY_RUN, 1, "NO_GO")
+    incident.sql("ALTER TABLE away RENAME TO reconciliation_backfill_audit")
+    assert audited.failed() == {}
+    audited.run(Stage.DRY_RUN, 2)
+    assert audited.failed() == {}
 
 
 def test_a_batch_of_another_database_is_not_found(applied, servers) -> None:

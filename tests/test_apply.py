@@ -46,7 +46,7 @@ def test_apply_writes_exactly_the_approved_plan(incident_each_version: Incident)
     assert (applied.verdict, applied.plan_digest) == (Verdict.DONE, planned.plan_digest)
     assert all(check.ok for check in applied.checks)
     assert {check.name for check in applied.checks} == {
-        "pause_confirmed", "open_quantities", "other_rows_unchanged", "evidence_spent_once",
+        "approved", "pause_confirmed", "open_quantities", "other_rows_unchanged", "evidence_spent_once",
     }  # fmt: skip
     by_trade = {item.trade_id: item for item in planned.items}
     assert {trade: item.grade for trade, item in by_trade.items()} == {

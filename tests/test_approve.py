@@ -8,7 +8,7 @@ from decimal import Decimal
 import pytest
 from incidents import NOW, Incident, at, refusal
 
-from recon.domain import Verdict
+from recon.domain import Check, Verdict
 from recon.identity import canonical_time
 from recon.stages.approve import approve
 
@@ -106,6 +106,11 @@ def test_an_acknowledged_remainder_releases_the_rows_that_fills_support(incident
     assert incident.open_quantities() == {"t1": Decimal("0.4")}
     assert incident.run("validate").verdict is Verdict.DONE
     assert ("t1", "the rest was moved", "a reviewer") in applied.tables["acknowledgements"].rows
+    assert applied.checks[0] == Check(
+        "approved",
+        True,
+        "by 'a reviewer', valid until 2026-03-03T12:00:00.000000Z; acknowledged: 't1' ('the rest was moved')",
+    )
 
 
 def test_only_blocked_trades_leave_nothing_to_approve(incident: Incident) -> None:

@@ -174,7 +174,7 @@ def test_verify_says_that_folder_and_database_agree(story) -> None:
     assert all(line.startswith("ok   ") for line in lines)
     assert [line[5:].split(":")[0] for line in lines] == [
         "sums_match", "nothing_unlisted", "manifest_agrees", "notebooks_sealed", "json_equals_seal", "one_batch",
-        "database", "plan_digest", "stored_plan", "audit_rows", "order_rows",
+        "database", "state", "plan_digest", "stored_plan", "approval", "audit_rows", "order_rows",
     ]  # fmt: skip
 
 
@@ -209,6 +209,19 @@ def test_verify_finds_one_changed_row_of_orders(story) -> None:
         assert answer.status == 1
         assert f"FAIL order_rows: {changed} " in answer.out
         story.incident.sql(f"UPDATE orders SET {back} WHERE order_id = %s AND profile_id = %s", changed, PROFILE)
+    assert story.console.inside(*words).status == 0
+
+
+def test_verify_finds_who_ran_a_stage_and_who_approved_it_in_the_report(story) -> None:
+    """The actor is in the run card alone, the approver in the sealed result."""
+    words = ("verify", str(story.folder))
+    table, own = "reconciliation_backfill_audit", f"batch_id = '{BATCH}'"
+    for decision, actor in (("DRY_RUN", "tester"), ("APPLIED", "tester"), ("PENDING_APPLY", "a reviewer")):
+        story.incident.sql(f"UPDATE {table} SET actor = 'mallory' WHERE {own} AND decision = '{decision}'")
+        answer = story.console.inside(*words)
+        assert f"FAIL audit_rows: {decision} BFILL-" in answer.out
+        assert f" has actor mallory, reported {actor}" in answer.out
+        story.incident.sql(f"UPDATE {table} SET actor = '{actor}' WHERE {own} AND decision = '{decision}'")
     assert story.console.inside(*words).status == 0
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from pathlib import Path
 
 import pytest
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_output
@@ -10,8 +11,9 @@ from report_samples import NASTY, against, done, dry_run, executed, item, refuse
 
 from recon.domain import Grade, Reason, Stage
 from recon.identity import digest
+from recon.reporting.folder import STEMS
 from recon.reporting.result import KEYS, console_text, printable, result_json
-from recon.reporting.seal import SEAL_TYPE, read_report, read_seal, seal
+from recon.reporting.seal import SEAL_TYPE, read_actor, read_report, read_seal, seal
 
 EXPECTED = {"stage": "dry-run", "profile_id": "demo", "batch_id": "batch-1"}
 
@@ -19,6 +21,15 @@ EXPECTED = {"stage": "dry-run", "profile_id": "demo", "batch_id": "batch-1"}
 @pytest.fixture
 def notebook():
     return executed(dry_run(item(NASTY, Reason.FILL_EVIDENCE, "6", Grade.LINKED)), "1 + 1")
+
+
+@pytest.mark.parametrize("stage", Stage)
+def test_the_run_card_says_who_ran_the_stage(stage, tmp_path) -> None:
+    folder = Path(__file__).parents[1] / "notebooks"
+    actor = read_actor(folder / f"{STEMS[stage]}.ipynb")
+    assert actor
+    assert actor == actor.strip()
+    assert read_actor(tmp_path / "none.ipynb") is None
 
 
 def payload(notebook):

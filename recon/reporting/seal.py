@@ -86,6 +86,21 @@ def read_report(path: Path, expected: Mapping[str, str] | None = None) -> SealRe
         return SealReading((f"{path.name} is not a notebook.",), None)
 
 
+def read_actor(path: Path) -> str | None:
+    """Who ran the saved notebook, as its run card says; None when there is none. The sealed result does not name them.
+
+    The card is a table as text (`recon.reporting.tables`): its columns begin where their names do.
+    """
+    if not path.is_file():
+        return None
+    outputs = [output for cell in load_notebook(path).cells for output in cell.get("outputs", ())]
+    texts = [str(output.get("data", {}).get("text/plain", "")) for output in outputs]
+    for card in (text.splitlines() for text in texts if text.startswith("Run card (")):
+        begin = card[2].index("value")
+        return next((line[begin:] for line in card[3:] if line[:begin].strip() == "actor"), None)
+    return None
+
+
 def load_notebook(path: Path) -> NotebookNode:
     """The notebook saved at `path`; raises `ValueError` if it is none."""
     import nbformat  # slow to import, and a notebook's own kernel never reads one

@@ -9,7 +9,7 @@ from decimal import Decimal
 from recon.allocation import TradeKey
 from recon.batches import Batch
 from recon.domain import Cell, Check, Decision, Item, Stage, StageResult, Table, Verdict
-from recon.stages.approved import acknowledgements
+from recon.stages.approved import acknowledgements, approval_check
 from recon.stages.writing import Written
 
 
@@ -35,7 +35,7 @@ def apply_result(batch: Batch, done: Applied, written: Written | None) -> StageR
         batch.batch_id,
         Verdict.DONE,
         plan_digest=batch.plan_digest,
-        checks=done.checks,
+        checks=(approval_check(batch), *done.checks),
         counts=dict(sorted(counts.items())),
         items=items,
         message=committed,

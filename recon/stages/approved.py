@@ -11,7 +11,7 @@ from sqlalchemy.engine import Connection
 
 from recon.batches import Batch
 from recon.criteria import differences
-from recon.domain import Item, Table
+from recon.domain import Check, Item, Table
 from recon.orders import Orders
 from recon.plan import item_from
 
@@ -39,6 +39,14 @@ def altered_rows(
         elif row.status != status:
             wrong[item.order_id or ""] = f"has status {row.status!r}"
     return wrong
+
+
+def approval_check(batch: Batch) -> Check:
+    """By whom and until when the plan was approved, and with what acknowledged: so the sealed result holds it too."""
+    approval = batch.approval or {}
+    named = [f"{trade!r} ({why!r})" for trade, why in sorted(dict(approval.get("acknowledgements") or {}).items())]
+    told = f"by {approval.get('by')!r}, valid until {approval.get('expires_at')}"
+    return Check("approved", True, f"{told}; acknowledged: {', '.join(named) or 'nothing'}")
 
 
 def acknowledgements(batch: Batch) -> Table:
