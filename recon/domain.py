@@ -283,7 +283,7 @@ class StageResult:
     """What one stage found or did; the same for notebook, JSON and console.
 
     `code` and `message` are set when the stage was refused or failed. `tables` are keyed by a stable name,
-    `facts` are the numbers that the notebook's prose interpolates.
+    `facts` are what the notebook's prose needs beside the tables.
     """
 
     stage: Stage

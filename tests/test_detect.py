@@ -10,11 +10,32 @@ from incidents import EXTENDED, MINIMAL, NOW, Incident, at
 
 from recon.domain import Stage, StageResult, Verdict
 from recon.incident import run_stage
+from recon.reporting.prose import closing
+from recon.reporting.result import console_text, result_json
 from recon.workspace import Workspace
 
 
 def rows(result: StageResult, table: str) -> list[tuple[object, ...]]:
     return list(result.tables[table].rows)
+
+
+def assert_not_compared(result: StageResult, why: str, *, fills_too: bool = True) -> None:
+    """DONE, and neither check, counts, message nor closing words say that nothing disagrees."""
+    assert (result.verdict, result.code) == (Verdict.DONE, None)
+    read, recorded = result.checks
+    assert (read.name, read.ok) == ("exchange_read", False)
+    assert read.detail.startswith(why)
+    assert (recorded.name, recorded.detail) == ("events_recorded", "nothing was compared, so no event was written")
+    assert result.counts == {"OPEN": 1}
+    assert result.message == "the orders table was not compared with the exchange"
+    assert f"check failed: exchange_read: {why}" in console_text(result_json(result))
+    assert rows(result, "mismatches") == []
+    assert result.tables["mismatches"].reading.startswith("Not compared. ")
+    text = repr(closing(result))
+    assert "Symbols on which the orders table and the exchange disagree: not compared." in text
+    assert "no symbols on which" not in text
+    assert ("Fills that nobody owns: not compared." in text) is fills_too
+    assert ("that nobody owns." in text) is not fills_too
 
 
 def test_open_lifecycles_are_those_of_the_runbook(incident_each_version: Incident) -> None:
@@ -95,9 +116,9 @@ def test_detect_needs_neither_exchange_nor_pause_switch_and_says_so(incident: In
     work = incident.work(enable_recon_exit_backfill=False, recon_exit_backfill_dry_run=True)
     alone = Workspace(work.settings, work.engine, None, None, fixed_now=NOW)
     result = run_stage(alone, Stage.DETECT, "main", "b")
-    assert result.verdict is Verdict.DONE
-    assert ("No exchange is configured (RECON_EXCHANGE): nothing is compared with it.",) in rows(result, "notes")
-    assert rows(result, "mismatches") == []
+    why = "No exchange is configured (RECON_EXCHANGE): nothing is compared with it."
+    assert_not_compared(result, why)
+    assert (why,) in rows(result, "notes")
     assert len(rows(result, "open_lifecycles")) == 1
     assert incident.switch.asked == 0
 
@@ -107,9 +128,8 @@ def test_an_exchange_that_cannot_be_read_is_said_and_compared_with_nothing(incid
     incident.create_table().ghost("t1")
     (incident.folder / "fills.csv").write_text("nonsense\n")
     result = incident.run("detect")
-    assert result.verdict is Verdict.DONE
+    assert_not_compared(result, "The exchange was not read: fills.csv line 1: ")
     assert any("The exchange was not read: fills.csv line 1" in str(note) for (note,) in rows(result, "notes"))
-    assert rows(result, "mismatches") == []
     assert incident.sql("SELECT count(*) FROM reconciliation_events") == [(0,)]
 
 
@@ -117,9 +137,22 @@ def test_unknown_positions_are_not_compared(incident: Incident) -> None:
     incident.create_table().ghost("t1")
     incident.positions = None
     incident.write_statement()
+    incident.fill("by-hand", "9", 6, symbol="XRP/USD")
     result = incident.run("detect")
-    assert rows(result, "mismatches") == []
+    assert_not_compared(result, "Positions are unknown: ", fills_too=False)
+    assert "1 fill that nobody owns" in repr(closing(result))
     assert ("Positions are unknown: the statement has no positions.csv.",) in rows(result, "notes")
+
+
+def test_what_was_compared_is_counted(incident: Incident) -> None:
+    incident.create_table().ghost("t1")
+    result = incident.run("detect")
+    assert [(check.name, check.ok, check.detail) for check in result.checks] == [
+        ("exchange_read", True, "fills and positions were read"),
+        ("events_recorded", True, "1 event written, 1 mismatch found"),
+    ]
+    assert (result.counts, result.message) == ({"OPEN": 1, "MISMATCH": 1}, None)
+    assert "not compared" not in repr(closing(result)).lower()
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Iterator
 
 from recon.domain import Decision, Grade, Reason, Stage, StageResult
-from recon.reporting.tables import count
+from recon.wording import count
 
 
 class Markdown:
@@ -47,16 +47,22 @@ def _rows(result: StageResult, name: str) -> int:
 
 def _detect_shows(result: StageResult) -> Iterator[str]:
     yield f"{count(_rows(result, 'open_lifecycles'), 'open lifecycle')} of this profile."
-    yield f"{count(_rows(result, 'mismatches'), 'symbol')} on which the orders table and the exchange disagree."
+    if result.facts["positions_compared"]:
+        yield f"{count(_rows(result, 'mismatches'), 'symbol')} on which the orders table and the exchange disagree."
+    unowned = f", {count(_rows(result, 'unowned_fills'), 'fill')} that nobody owns"
     yield (
         f"What recon reports and does not repair: {count(_rows(result, 'over_closed'), 'over-closed lifecycle')}, "
         f"{count(_rows(result, 'exits_without_trade'), 'EXIT row')} without a trade, "
-        f"{count(_rows(result, 'symbol_spellings'), 'symbol')} with several spellings, "
-        f"{count(_rows(result, 'unowned_fills'), 'fill')} that nobody owns."
+        f"{count(_rows(result, 'symbol_spellings'), 'symbol')} with several spellings"
+        f"{unowned if result.facts['fills_compared'] else ''}."
     )
 
 
-def _detect_limits(_: StageResult) -> Iterator[str]:
+def _detect_limits(result: StageResult) -> Iterator[str]:
+    if not result.facts["positions_compared"]:
+        yield "Symbols on which the orders table and the exchange disagree: not compared."
+    if not result.facts["fills_compared"]:
+        yield "Fills that nobody owns: not compared."
     yield "Which fill closed which trade, or whether a trade can be repaired: the dry run decides that."
     yield "Anything that happened after the instant in the run card."
 

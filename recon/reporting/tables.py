@@ -17,6 +17,7 @@ from recon.domain import Cell, Decision, StageResult, Table
 from recon.identity import canonical_decimal, canonical_time
 from recon.reporting.markup import STYLE, fill
 from recon.reporting.result import printable
+from recon.wording import count
 
 if TYPE_CHECKING:
     import pandas
@@ -101,12 +102,6 @@ def cell_text(cell: Cell) -> str:
     if isinstance(cell, datetime):
         return canonical_time(cell)
     return printable(str(cell))
-
-
-def count(number: int, noun: str, plural: str | None = None) -> str:
-    """`1 row`, `2 rows`, `no rows`."""
-    word = noun if number == 1 else plural or f"{noun}s"
-    return f"{number or 'no'} {word}"
 
 
 def _absent(name: str, result: StageResult) -> Table:

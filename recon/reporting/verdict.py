@@ -7,7 +7,7 @@ import shlex
 from recon.domain import BATCH_REASONS, Decision, Reason, Stage, StageResult, Verdict
 from recon.reporting.markup import STYLE, fill
 from recon.reporting.result import printable
-from recon.reporting.tables import count
+from recon.wording import count
 
 MEANING = {
     (Stage.DETECT, Verdict.DONE): "The open lifecycles were listed. Nothing was decided.",

@@ -16,20 +16,21 @@ from recon.lifecycles import build_lifecycles
 from recon.orders import OpenLifecycle
 from recon.plan import Facts, build_plan, market
 from recon.stages.gather import gather, mismatches, net_positions
+from recon.wording import count
 from recon.workspace import Workspace, reflect
 
 
 def detect(work: Workspace, profile_id: str, batch_id: str) -> StageResult:
     """Find the open lifecycles and everything that looks wrong; opens the batch and writes mismatch events.
 
-    Needs neither the exchange nor the pause switch: what is missing is said in the notes.
+    Needs neither the exchange nor the pause switch: without the exchange it is DONE all the same, and says that
+    nothing was compared.
     """
-    notes: list[str] = []
     with transaction(work.engine, read_only=True) as connection:
         batches.load(connection, batch_id, profile_id).after(Action.DETECT)
         reflect(connection, profile_id)
         now = work.now(connection)
-    snapshot = _snapshot(work, profile_id, now, notes)
+    snapshot, unread = _snapshot(work, profile_id, now)
     fills = {canonical_symbol(fill.symbol) for fill in snapshot.fills} if snapshot else set()
     held = set(market(snapshot).positions or ())
     with transaction(work.engine, read_only=True, snapshot=True) as connection:
@@ -45,32 +46,43 @@ def detect(work: Workspace, profile_id: str, batch_id: str) -> StageResult:
         throttle = timedelta(milliseconds=work.settings.exchange_state_mismatch_throttle_ms)
         written = audit.record_events(connection, profile_id, batch_id, disagreeing, throttle=throttle, now=now)
         batches.save(connection, batch, actor=work.actor, now=now)
-    notes += _assumed(facts.rows, orders.naive_times)
+    notes = [*(snapshot.notes if snapshot else [unread]), *_assumed(facts.rows, orders.naive_times)]
     tables = {
         "open_lifecycles": _lifecycles([one for one in found if one.is_open], facts),
-        "mismatches": _mismatches(disagreeing),
+        "mismatches": _mismatches(disagreeing, unread),
         "over_closed": _over_closed([one for one in found if one.open_qty < 0]),
         "exits_without_trade": _orphans(orphans),
         "symbol_spellings": _spellings(spelled),
-        "unowned_fills": _unowned(facts, work),
+        "unowned_fills": _unowned(facts, work, "" if snapshot else unread),
         "notes": Table("Notes", "Each line limits what this notebook can say.", ("note",), tuple((n,) for n in notes)),
     }
-    check = Check("events_recorded", True, f"{written} mismatch events written, {len(disagreeing)} mismatches found")
-    counts = {"OPEN": sum(one.is_open for one in found), "MISMATCH": len(disagreeing)}
-    return StageResult(Stage.DETECT, profile_id, batch_id, Verdict.DONE, checks=(check,), counts=counts, tables=tables)
+    recorded = f"{count(written, 'event')} written, {count(len(disagreeing), 'mismatch', 'mismatches')} found"
+    return StageResult(
+        Stage.DETECT,
+        profile_id,
+        batch_id,
+        Verdict.DONE,
+        checks=(
+            Check("exchange_read", not unread, unread or "fills and positions were read"),
+            Check("events_recorded", True, "nothing was compared, so no event was written" if unread else recorded),
+        ),
+        counts={"OPEN": sum(one.is_open for one in found)} | ({} if unread else {"MISMATCH": len(disagreeing)}),
+        message="the orders table was not compared with the exchange" if unread else None,
+        tables=tables,
+        facts={"positions_compared": int(not unread), "fills_compared": int(snapshot is not None)},
+    )
 
 
-def _snapshot(work: Workspace, profile_id: str, now: datetime, notes: list[str]) -> Snapshot | None:
+def _snapshot(work: Workspace, profile_id: str, now: datetime) -> tuple[Snapshot | None, str]:
+    """What the exchange says, and why table and exchange cannot be compared, if they cannot."""
     try:
         snapshot = work.fetch(profile_id, now)
     except ReconError as error:
-        notes.append(f"The exchange was not read: {error.message}")
-        return None
+        return None, f"The exchange was not read: {error.message}"
     if snapshot is None:
-        notes.append("No exchange is configured (RECON_EXCHANGE): nothing is compared with it.")
-    else:
-        notes += snapshot.notes
-    return snapshot
+        return None, "No exchange is configured (RECON_EXCHANGE): nothing is compared with it."
+    unread = "" if snapshot.positions is not None else "Positions are unknown: nothing is compared with the exchange."
+    return snapshot, unread
 
 
 def _assumed(rows: Iterable[OrderRow], naive_times: Sequence[str]) -> list[str]:
@@ -98,12 +110,14 @@ def _lifecycles(still_open: Sequence[OpenLifecycle], facts: Facts) -> Table:
     )
 
 
-def _mismatches(found: Sequence[audit.Mismatch]) -> Table:
+def _mismatches(found: Sequence[audit.Mismatch], unread: str) -> Table:
     rows = tuple((m.symbol, m.db_open_qty, m.exchange_qty) for m in found)
     return Table(
         "Where table and exchange disagree",
-        "Signed net quantities, all spellings of a symbol together: what the table says is open, and what the exchange "
-        "holds.",
+        f"Not compared. {unread}"
+        if unread
+        else "Signed net quantities, all spellings of a symbol together: what the table says is open, and what the "
+        "exchange holds.",
         ("symbol", "orders", "exchange"),
         rows,
     )
@@ -142,7 +156,7 @@ def _spellings(spelled: Sequence[str]) -> Table:
     )
 
 
-def _unowned(facts: Facts, work: Workspace) -> Table:
+def _unowned(facts: Facts, work: Workspace, unread: str) -> Table:
     plan = build_plan(facts, work.rules)
     rows = tuple(
         (unit.symbol, unit.side.value, unit.exchange_order_id, unit.filled_at, unit.qty, plan.left_over[key])
@@ -151,7 +165,9 @@ def _unowned(facts: Facts, work: Workspace) -> Table:
     )
     return Table(
         "Fills that nobody owns",
-        "What is left of the exchange's fills after every row and every open trade took its share: manual orders, "
+        f"Not compared. {unread}"
+        if unread
+        else "What is left of the exchange's fills after every row and every open trade took its share: manual orders, "
         "other bots, or trades that the table never saw.",
         ("symbol", "side", "exchange_order_id", "filled_at", "qty", "left"),
         rows,
