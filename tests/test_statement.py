@@ -445,6 +445,14 @@ def test_a_given_window_stands(write: Writer) -> None:
             "statement.json, column from: expected a time not after `to` (2026-03-01T09:59:59Z), found '2026-03-01T10",
         ),
         (
+            {"to": "2026-03-01T12:05:00.000001Z"},
+            "statement.json, column to: expected a time at most 5 minutes after now (2026-03-01T12:00:00.000000Z), found",
+        ),
+        (
+            {"fetched_at": "2027-01-01T00:00:00Z"},
+            "statement.json, column fetched_at: expected a time at most 5 minutes after now (2026-03-01T12:00:00",
+        ),
+        (
             {"from": "2026-03-01T12:00:01Z"},
             "statement.json, column from: expected a time that is not in the future, found",
         ),
@@ -458,6 +466,12 @@ def test_a_bad_statement_json_is_refused(write: Writer, about: object, expected:
     message = refusal(write(FILL, about=about))
     assert message.startswith(expected)
     assert message.endswith("; correct the statement and run again.")
+
+
+def test_a_statement_fetched_up_to_five_minutes_ahead_is_accepted(write: Writer) -> None:
+    end = NOW + timedelta(minutes=5)
+    ahead = end.isoformat()
+    assert fetch(write(FILL, about={"to": ahead, "fetched_at": ahead})).window == Window(end - LOOKBACK, end)
 
 
 def test_the_profile_of_the_statement_may_be_named(write: Writer) -> None:

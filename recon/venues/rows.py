@@ -108,6 +108,14 @@ class Row:
             raise self.refusal(column, "a time with offset such as 2026-03-01T09:30:00.123456Z, at most six decimals")
         return value
 
+    def past(self, column: str, now: datetime) -> datetime:
+        """As `time`, but at most FUTURE_TOLERANCE after `now`: clocks differ, and the future is not evidence."""
+        value = self.time(column)
+        if value - FUTURE_TOLERANCE > now:
+            minutes = FUTURE_TOLERANCE // timedelta(minutes=1)
+            raise self.refusal(column, f"a time at most {minutes} minutes after now ({canonical_time(now)})")
+        return value
+
     def side(self, column: str) -> Side:
         """Buy or sell, in any case."""
         try:
@@ -118,10 +126,7 @@ class Row:
 
 def read_fill(row: Row, now: datetime) -> Fill:
     """The fill of a row; one stamped more than FUTURE_TOLERANCE after `now` is refused."""
-    filled_at = row.time("filled_at")
-    if filled_at - FUTURE_TOLERANCE > now:
-        minutes = FUTURE_TOLERANCE // timedelta(minutes=1)
-        raise row.refusal("filled_at", f"a time at most {minutes} minutes after now ({canonical_time(now)})")
+    filled_at = row.past("filled_at", now)
     return Fill(
         fill_id=row.text("fill_id"),
         exchange_order_id=row.text("exchange_order_id"),

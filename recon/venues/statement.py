@@ -24,7 +24,6 @@ PLACEHOLDER = "{profile_id}"
 
 _SOURCE = "statement"
 _KEYS = ("venue", "account", "from", "to", "fetched_at", "profile_id")
-_TIMES = ("from", "to", "fetched_at")
 
 
 class StatementExchange:
@@ -39,7 +38,7 @@ class StatementExchange:
     def fetch(self, profile_id: str, *, now: datetime, lookback: timedelta, window: Window | None = None) -> Snapshot:
         """What the folder says; see `Exchange.fetch`. Raises `Refused` (evidence_unreadable), writes nothing."""
         folder = self._folder(profile_id)
-        about = _read_about(folder, profile_id)
+        about = _read_about(folder, profile_id, now)
         fill_rows = _read_rows(folder / "fills.csv", rows.FILL_COLUMNS)
         if fill_rows is None:
             raise unreadable(_SOURCE, f"fills.csv: expected this file in {folder}, found none")
@@ -67,12 +66,14 @@ class StatementExchange:
         return self._root / Path(folder).expanduser()
 
 
-def _read_about(folder: Path, profile_id: str) -> Row:
+def _read_about(folder: Path, profile_id: str, now: datetime) -> Row:
     text = _read_text(folder / "statement.json")
     about = Row(_SOURCE, "statement.json", dict.fromkeys(_KEYS, "") | ({} if text is None else _parse_about(text)))
-    for key in _TIMES:
+    if about.cells["from"]:
+        about.time("from")
+    for key in ("to", "fetched_at"):
         if about.cells[key]:
-            about.time(key)
+            about.past(key, now)
     if about.cells["from"] and about.cells["to"] and about.time("from") > about.time("to"):
         raise about.refusal("from", f"a time not after `to` ({about.cells['to']})")
     if about.cells["profile_id"] not in ("", profile_id):
