@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Annotated
 
 from platformdirs import user_data_path
-from pydantic import Field, SecretStr, ValidationError
+from pydantic import Field, SecretStr, StringConstraints, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from recon.errors import UsageError
@@ -61,7 +61,7 @@ class Settings(BaseSettings):
     recon_trading_status_url: SecretStr | None = None
     recon_trading_status_token: SecretStr | None = None
     recon_reports_dir: Path = Path("reports")
-    recon_actor: Annotated[str, Field(min_length=1)] = Field(default_factory=_actor)
+    recon_actor: Annotated[str, StringConstraints(strip_whitespace=True, min_length=1)] = Field(default_factory=_actor)
     recon_exit_backfill_base_fee: bool = False
     recon_max_batch_rows: Annotated[int, Field(gt=0)] = 10_000
     recon_home: Path = Field(default_factory=lambda: user_data_path("recon"))

@@ -99,6 +99,11 @@ def test_a_number_outside_its_range_is_refused_by_name(name, texts) -> None:
         assert refused(**{name: text}).startswith(f"These settings do not parse: {name}: "), text
 
 
+@pytest.mark.parametrize("name", [" ", "\t", "\u00a0 "])
+def test_an_actor_without_a_name_is_refused(name) -> None:
+    assert refused(RECON_ACTOR=name).startswith("These settings do not parse: RECON_ACTOR: ")
+
+
 def test_every_setting_that_does_not_parse_is_named_at_once() -> None:
     message = refused(ENABLE_RECON_EXIT_BACKFILL="maybe", RECON_EXIT_BACKFILL_BASE_FEE=HIDDEN, RECON_MAX_BATCH_ROWS="0")
     assert re.findall(r"[A-Z_]{12,}", message) == [
