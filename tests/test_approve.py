@@ -53,6 +53,7 @@ def test_an_approval_is_a_document_of_digest_items_names_and_expiry(incident: In
         (("lost=x", "speck=y", "los=z"), "unknown_trade", "'los=z'"),
         (("lost=x", "speck=y", "Lost=z"), "unknown_trade", "'Lost=z'"),
         (("lost=x", "speck=y", "fine=z"), "nothing_to_acknowledge", "fine"),
+        (("lost=x", "speck=y", "lost=z"), "acknowledged_twice", "Trade lost is acknowledged twice, 'x' and 'z'"),
     ],
 )
 def test_what_is_missing_or_too_much_is_refused_by_name(
@@ -64,6 +65,18 @@ def test_what_is_missing_or_too_much_is_refused_by_name(
     assert refused.code == code
     assert named in refused.message
     assert incident.everything() == before
+
+
+def test_only_reasons_that_need_a_word_are_listed(incident: Incident) -> None:
+    """Of a trade that fills cover in part, and of dust that a rollback canceled."""
+    incident.create_table().ghost("part", "1", filled="0.6")
+    incident.row("s", "speck", "ENTRY", "0.001", symbol="B/USD")
+    incident.repair("part=moved", "speck=x")
+    incident.run("rollback")
+    incident.run("detect", "second")
+    incident.run("dry-run", "second")
+    message = refusal(lambda: incident.approve(batch="second")).message
+    assert message.endswith(": speck (dust_only); part (missing_fill_evidence_for_large_remainder).")
 
 
 def test_the_longest_trade_id_followed_by_an_equals_sign_counts(incident: Incident) -> None:

@@ -51,7 +51,7 @@ def approve(work: Workspace, batch_id: str, by: str, acknowledge: Sequence[str] 
 
     `acknowledge` are `TRADE_ID=WHY` texts. Raises `Refused`: unknown_batch, illegal_transition,
     nothing_to_approve, batch_wide_reason, unknown_trade, nothing_to_acknowledge, reason_missing,
-    acknowledgements_missing.
+    acknowledged_twice, acknowledgements_missing.
     """
     if not by.strip():
         raise Refused("name_missing", "--by is empty; an approval names the person who gives it.")
@@ -108,6 +108,11 @@ def _acknowledgements(plan: Mapping[str, Any], texts: Sequence[str]) -> dict[str
             raise Refused(
                 "nothing_to_acknowledge", f"Trade {trade_id} is released without acknowledgement; leave it out."
             )
+        if trade_id in given:
+            raise Refused(
+                "acknowledged_twice",
+                f"Trade {trade_id} is acknowledged twice, {given[trade_id]!r} and {why!r}; give one reason.",
+            )
         given[trade_id] = why
     return given
 
@@ -133,7 +138,7 @@ def _released(plan: Mapping[str, Any], given: Mapping[str, str]) -> tuple[Item, 
         target for target in plan["targets"] if target["needs_acknowledgement"] and target["trade_id"] not in given
     ]
     if missing:
-        listed = "; ".join(f"{target['trade_id']} ({', '.join(target['reasons'])})" for target in missing)
+        listed = "; ".join(f"{target['trade_id']} ({', '.join(_needing(target, items))})" for target in missing)
         raise Refused(
             "acknowledgements_missing",
             f"These trades need --acknowledge TRADE_ID=WHY, or a narrower dry run: {listed}.",
@@ -142,3 +147,10 @@ def _released(plan: Mapping[str, Any], given: Mapping[str, str]) -> tuple[Item, 
     if not released:
         raise Refused("nothing_to_approve", "The plan has no row to write, so there is nothing to approve.")
     return released
+
+
+def _needing(target: Mapping[str, Any], items: Sequence[Item]) -> list[str]:
+    """The reasons of a target that need an acknowledgement: those against it, and dust that no fill covers."""
+    key = (target["symbol"], target["trade_id"])
+    against = {item.reason for item in items if item.decision is Decision.NO_GO and (item.symbol, item.trade_id) == key}
+    return [reason for reason in target["reasons"] if reason in {*against, Reason.DUST_ONLY}]
