@@ -22,7 +22,7 @@ from sqlalchemy.exc import DBAPIError
 
 from recon.audit import batches_table
 from recon.database import UNDEFINED_TABLE, sqlstate
-from recon.domain import State
+from recon.domain import BATCH_REASONS, Decision, State
 from recon.errors import Refused
 from recon.identity import canonical_json
 
@@ -94,18 +94,33 @@ class Batch:
         """The batch after the action, with the given fields changed; writes nothing."""
         return replace(self, state=self.after(action), **changes)
 
-    def next_command(self, reports: Path = Path("reports")) -> str:
-        """The sentence that `recon status` prints: what to run next, as a shell takes it; folders are in `reports`."""
+    @property
+    def can_be_approved(self) -> bool:
+        """Whether approving the plan can succeed, once every trade that needs it is acknowledged."""
+        plan = self.plan or {}
+        items = plan.get("document", {}).get("items", ())
+        writes = any(item["order_id"] and item["decision"] != Decision.NO_GO for item in items)
+        return writes and not plan.get("failed_checks") and all(item["reason"] not in BATCH_REASONS for item in items)
+
+    def next_command(self, reports: Path | None = None) -> str:
+        """The sentence that `recon status` prints: what to run next, as a shell takes it.
+
+        Folders are in `reports`; who does not know where that is leaves it to `recon status`.
+        """
         if self.state is State.PLANNED and self.plan is not None and not self.plan.get("targets"):
             return "Next: nothing; the dry run found nothing to repair"
-        which = f"--profile-id {shlex.quote(self.profile_id)} --batch-id {self.batch_id}"
+        profile = f"--profile-id {shlex.quote(self.profile_id)}"
+        which = f"{profile} --batch-id {self.batch_id}"
+        plan = f"recon run dry-run {which}"
         commands = {
             None: f"recon run detect {which}",
-            State.DETECTED: f"recon run dry-run {which}",
-            State.PLANNED: f"recon approve --batch-id {self.batch_id} --by NAME",
+            State.DETECTED: plan,
+            State.PLANNED: f"recon approve --batch-id {self.batch_id} --by NAME" if self.can_be_approved else plan,
             State.APPROVED: f"recon run apply {which}",
             State.APPLIED: f"recon run validate {which}",
-            State.VALIDATED: f"recon verify {shlex.quote(str(reports / self.batch_id))}",
+            State.VALIDATED: f"recon verify {shlex.quote(str(reports / self.batch_id))}"
+            if reports
+            else f"recon status {profile}",
             State.ROLLED_BACK: "recon run detect with a new batch_id, to repair it again",
         }
         return f"Next: {commands[self.state]}"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from datetime import timedelta
+from pathlib import Path
 
 import pytest
 from incidents import NOW, Incident, refusal
@@ -159,8 +160,42 @@ def test_every_lists_newest_first_and_by_profile(incident: Incident) -> None:
 
 def test_the_next_command_of_every_state_names_batch_and_profile() -> None:
     for state in STATES:
-        said = Batch("b-7", "p-7", state).next_command()
+        said = Batch("b-7", "p-7", state).next_command(Path("reports"))
         assert said.startswith("Next: recon "), said
         assert "b-7" in said or state is State.ROLLED_BACK
     with pytest.raises(Refused):
         Batch("b", "p", State.ROLLED_BACK).after(Action.DETECT)
+
+
+def test_a_refused_step_does_not_guess_where_reports_lie() -> None:
+    """Only `recon status` knows the folder."""
+    message = refusal(lambda: Batch("b-7", "p-7", State.VALIDATED).after(Action.DRY_RUN)).message
+    assert message == "Batch b-7 is validated; dry-run is not possible. Next: recon status --profile-id p-7"
+    said = Batch("b-7", "p-7", State.VALIDATED).next_command(Path("/some where"))
+    assert said == "Next: recon verify '/some where/b-7'"
+
+
+def test_a_plan_that_cannot_be_approved_is_planned_again(incident: Incident) -> None:
+    """A pause that is not confirmed, and a plan without a row to write, until both are settled."""
+    incident.create_table().ghost("t1")
+    incident.hold("BTC/USD", "1")
+
+    def said(word: str) -> str:
+        incident.switch.word = word
+        incident.run("dry-run")
+        with transaction(incident.engine) as connection:
+            return batches.load(connection, incident.batch).next_command()
+
+    incident.run("detect")
+    again = f"Next: recon run dry-run --profile-id main --batch-id {incident.batch}"
+    assert said("PAUSED") == again
+    assert refusal(lambda: incident.approve("t1=held")).code == "nothing_to_approve"
+    incident.positions = []
+    incident.write_statement()
+    assert said("ACTIVE") == again
+    assert refusal(incident.approve).code == "batch_wide_reason"
+    assert said("PAUSED") == f"Next: recon approve --batch-id {incident.batch} --by NAME"
+    stored = "jsonb_set(plan, '{failed_checks}', '[\"orders_unchanged\"]')"
+    incident.sql(f"UPDATE reconciliation_batches SET plan = {stored}")
+    with transaction(incident.engine) as connection:
+        assert batches.load(connection, incident.batch).next_command() == again
