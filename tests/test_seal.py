@@ -12,6 +12,7 @@ from report_samples import NASTY, against, done, dry_run, executed, item, refuse
 from recon.domain import Grade, Reason, Stage
 from recon.identity import digest
 from recon.reporting.folder import STEMS
+from recon.reporting.notebook import from_text, to_text
 from recon.reporting.result import KEYS, console_text, printable, result_json
 from recon.reporting.seal import SEAL_TYPE, read_actor, read_report, read_seal, seal
 
@@ -37,9 +38,17 @@ def payload(notebook):
 
 
 def test_a_sealed_result_comes_back_with_its_keys_in_the_fixed_order(notebook) -> None:
-    reading = read_seal(notebook, EXPECTED)
+    """Also from a saved notebook, which sorts the keys of everything, nested ones too."""
+    reading = read_seal(from_text(to_text(notebook)), EXPECTED)
     assert reading.findings == ()
     assert tuple(reading.result) == KEYS
+    assert {tuple(check) for check in reading.result["checks"]} == {("name", "ok", "detail")}
+    assert {tuple(item) for item in reading.result["items"]} == {
+        (
+            "trade_id", "symbol", "side", "decision", "reason", "grade", "qty", "price", "filled_at",
+            "exchange_order_id", "order_id",
+        )
+    }  # fmt: skip
     assert reading.result["items"] == [
         {
             "trade_id": NASTY,

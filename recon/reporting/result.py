@@ -6,7 +6,7 @@ The keys and their meaning are fixed (rules.md 9): operators' scripts rely on th
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from recon.domain import Item, StageResult
@@ -18,6 +18,24 @@ ResultJson = dict[str, Any]
 
 KEYS = ("stage", "profile_id", "batch_id", "verdict", "plan_digest", "checks", "counts", "items", "report")
 """The keys that every result has, in the order in which they are written."""
+
+CHECK_KEYS = ("name", "ok", "detail")
+"""Those of each check."""
+
+ITEM_KEYS = (
+    "trade_id",
+    "symbol",
+    "side",
+    "decision",
+    "reason",
+    "grade",
+    "qty",
+    "price",
+    "filled_at",
+    "exchange_order_id",
+    "order_id",
+)
+"""Those of each item."""
 
 
 def result_json(result: StageResult, report: str | None = None) -> ResultJson:
@@ -46,7 +64,13 @@ def result_json(result: StageResult, report: str | None = None) -> ResultJson:
 
 def ordered(content: ResultJson) -> ResultJson:
     """The same object with its keys in the fixed order, which a notebook does not keep."""
-    return {key: content[key] for key in (*KEYS, "code", "message") if key in content}
+    inner = {"checks": CHECK_KEYS, "items": ITEM_KEYS}
+    nested = {key: [_in_order(entry, keys) for entry in content[key]] for key, keys in inner.items()}
+    return _in_order(content | nested, (*KEYS, "code", "message"))
+
+
+def _in_order(content: ResultJson, keys: Sequence[str]) -> ResultJson:
+    return {key: content[key] for key in keys if key in content}
 
 
 def console_text(content: Mapping[str, Any]) -> str:

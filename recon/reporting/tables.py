@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 from recon.domain import Cell, Decision, StageResult, Table
 from recon.identity import canonical_decimal, canonical_time
 from recon.reporting.markup import STYLE, fill
-from recon.reporting.result import printable
+from recon.reporting.result import ITEM_KEYS, printable
 from recon.wording import count
 
 if TYPE_CHECKING:
@@ -28,21 +28,6 @@ MARKED = frozenset({"decision", "outcome", "verdict"})
 WIDE, WIDE_IN_DENSE, DENSE = 42, 28, 8
 """Cells with more characters than `WIDE` are wrapped in HTML, `WIDE_IN_DENSE` in tables of more than `DENSE` columns:
 reasons have up to 41 characters, instants 27."""
-
-ITEM_COLUMNS = (
-    "trade_id",
-    "symbol",
-    "side",
-    "decision",
-    "reason",
-    "grade",
-    "qty",
-    "price",
-    "filled_at",
-    "exchange_order_id",
-    "order_id",
-)
-"""The fields of an item that `items_view` shows, in this order."""
 
 
 class TableView:
@@ -81,9 +66,9 @@ def checks_view(result: StageResult) -> TableView:
 def items_view(result: StageResult) -> TableView:
     """The rows of the plan, or of what became of it; reasons against a trade have tables of their own."""
     items = [item for item in result.items if item.decision is not Decision.NO_GO]
-    rows = tuple(tuple(getattr(item, column) for column in ITEM_COLUMNS) for item in items)
+    rows = tuple(tuple(getattr(item, column) for column in ITEM_KEYS) for item in items)
     reading = "One line per row, with the id that the same facts will always give it."
-    return TableView(Table("Rows", reading, ITEM_COLUMNS, rows))
+    return TableView(Table("Rows", reading, ITEM_KEYS, rows))
 
 
 def table_frame(table: Table) -> pandas.DataFrame:
