@@ -26,6 +26,7 @@ from recon.reporting.folder import report_files
 from recon.reporting.seal import read_actor
 from recon.settings import Settings
 from recon.stages.approved import altered_rows, approval_check
+from recon.wording import count
 from recon.workspace import open_workspace
 
 LASTING = ("validation_failed", "existing_row_differs")
@@ -136,7 +137,7 @@ class _Comparison:
         approver = (self.batch.approval or {}).get("by") if approved else None
         results = [result for result in self.results if result["stage"] in (Stage.DRY_RUN, Stage.APPLY)]
         wrong = [*findings(rows, results, self.actors, approver), *self._marks(rows), *self._clients(rows)]
-        return Check("audit_rows", not wrong, "; ".join(wrong) or f"all {len(rows)} rows are as reported")
+        return Check("audit_rows", not wrong, "; ".join(wrong) or f"{count(len(rows), 'row')} as reported")
 
     def _marks(self, rows: Sequence[AuditRow]) -> Iterator[str]:
         """A rollback marks every row of the batch, and nothing else marks any."""
@@ -176,7 +177,7 @@ class _Comparison:
                 wrong[row.order_id] = f"is filled on trade {row.trade_id}, and no live APPLIED audit row names it"
         listed = "; ".join(f"{order_id} {what}" for order_id, what in wrong.items())
         others = len(reported) - len(expected)
-        good = f"all {len(expected)} rows are as reported" + (", and canceled" if self.rolled_back else "")
+        good = f"{count(len(expected), 'row')} as reported" + (" and canceled" if self.rolled_back else "")
         return Check("order_rows", not wrong, listed or good + (f"; other batches own {others}" if others else ""))
 
 

@@ -18,6 +18,7 @@ from recon.audit import AuditRow
 from recon.domain import Decision, Reason, Stage
 from recon.identity import canonical_decimal, canonical_id, canonical_time
 from recon.reporting.result import printable
+from recon.wording import count
 
 FIELDS = ("symbol", "trade_id", "reason", "qty", "price", "filled_at", "exchange_order_id", "order_id")
 """What an audit row repeats of an item, as the JSON calls it."""
@@ -156,7 +157,7 @@ def _uneven(found: Mapping[Line, int]) -> Iterator[str]:
         [(usual, _)] = Counter(found[line] for line in lines).most_common(1)
         for line in lines:
             if found[line] != usual:
-                yield f"{line.name} is there {found[line]} times, expected {usual} as for the rest of its plan"
+                yield f"{line.name} is there {count(found[line], 'time')}, the rest of its plan {usual}"
 
 
 def _told_actors(results: Iterable[Mapping[str, Any]], actors: Mapping[str, str]) -> Counter[tuple[Line, str | None]]:

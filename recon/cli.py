@@ -27,6 +27,7 @@ from recon.reporting.result import console_text, printable
 from recon.reporting.verify import verify_folder
 from recon.settings import load_settings
 from recon.stages.approve import approve, summary
+from recon.wording import count
 from recon.workspace import open_workspace
 
 as_json = click.option(
@@ -127,7 +128,7 @@ def approve_command(batch_id: str, by: str, acknowledge: Sequence[str], as_json:
     work = open_workspace()
     with exact():
         approval = approve(work, batch_id, by, acknowledge)
-        lines = [f"approved: {len(approval.released)} rows of plan {approval.plan_digest}", *summary(approval)]
+        lines = [f"approved: {count(len(approval.released), 'row')} of plan {approval.plan_digest}", *summary(approval)]
     lines += [f"acknowledged {trade_id}: {why}" for trade_id, why in approval.acknowledgements.items()]
     lines.append(f"valid until {approval.expires_at:%Y-%m-%d %H:%M:%S} UTC")
     _say(as_json, approval.document(), [printable(line) for line in lines])

@@ -15,6 +15,7 @@ from recon.errors import ReconError, UsageError
 from recon.orders import Orders
 from recon.pause import PauseState
 from recon.settings import Settings
+from recon.wording import count
 from recon.workspace import Workspace, open_workspace
 
 RIGHTS = {
@@ -71,7 +72,7 @@ def _own_tables(connection: Connection) -> str:
     missing = audit.ddl(connection)
     if missing:
         raise ReconError(
-            "not_initialised", f"{len(missing)} statements are due; run `recon init`, or `recon init --print`."
+            "not_initialised", f"{count(len(missing), 'statement')} due; run `recon init`, or `recon init --print`."
         )
     return "complete"
 
@@ -107,11 +108,11 @@ def _exchange(work: Workspace, profile_id: str | None) -> Iterator[Check]:
         return
     if snapshot is not None:
         known = snapshot.positions is not None
-        legs = f"{len(snapshot.positions)} position legs" if snapshot.positions is not None else "positions unknown"
+        legs = count(len(snapshot.positions), "position leg") if snapshot.positions is not None else "positions unknown"
         yield Check(
             "exchange",
             known,
-            f"{work.exchange.name}: {len(snapshot.fills)} fills, {legs}. {' '.join(snapshot.notes)}".strip(),
+            f"{work.exchange.name}: {count(len(snapshot.fills), 'fill')}, {legs}. {' '.join(snapshot.notes)}".strip(),
         )
 
 

@@ -15,7 +15,7 @@ from datetime import datetime, timedelta
 from decimal import ROUND_HALF_EVEN, Context, Decimal, localcontext
 
 from recon.domain import Fill, OrderRow, Side, Window
-from recon.identity import BASE_FEE, DUST, backfill_order_id, canonical_id, canonical_symbol
+from recon.identity import BASE_FEE, DUST, backfill_order_id, canonical_decimal, canonical_id, canonical_symbol
 
 CLOCK_TOLERANCE = timedelta(seconds=5)
 """How far a row's filled_at may lie from its order's fills: backends stamp on arrival (rules.md 5)."""
@@ -319,7 +319,7 @@ class _OrderBook:
         after = sorted((key for key in keys if key[3] > row.filled_at), key=lambda key: key[3])
         short = self.ledger.take(row, [*before, *after], row.quantity)
         if short > 0:
-            self.ledger.unmatched.append((row, f"its order's fills fall short of it by {short}"))
+            self.ledger.unmatched.append((row, f"its order's fills fall short of it by {canonical_decimal(short)}"))
 
 
 def _distance(row: OrderRow, key: UnitKey) -> timedelta:

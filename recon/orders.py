@@ -24,6 +24,7 @@ from sqlalchemy.sql.elements import ColumnElement
 from recon.allocation import TradeKey
 from recon.domain import BACKFILL_PREFIX, FILLED, NOT_FINITE, Item, OrderRow
 from recon.errors import Refused
+from recon.identity import canonical_decimal
 from recon.orders_schema import OPTIONAL, Schema, read_schema
 
 NEVER = datetime.min.replace(tzinfo=UTC)
@@ -364,9 +365,10 @@ def _quantity_problem(quantity: Decimal | None, qty: Decimal | None) -> str | No
         return "quantity and qty are both NULL"
     if any(not value.is_finite() for value in known):
         return NOT_FINITE
+    texts = [canonical_decimal(value) for value in known]
     if len(known) == 2 and known[0] != known[1]:
-        return f"quantity {quantity} and qty {qty} differ"
-    return f"its quantity {known[0]} is negative" if known[0] < 0 else None
+        return f"quantity {texts[0]} and qty {texts[1]} differ"
+    return f"its quantity {texts[0]} is negative" if known[0] < 0 else None
 
 
 def _not_finite() -> list[ColumnElement[Decimal]]:

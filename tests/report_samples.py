@@ -21,7 +21,7 @@ TABLE_NAMES = {
     Stage.DRY_RUN: "targets allocations conditions by_symbol unrecognised_rows notes",
     Stage.APPLY: "applied left_open acknowledgements invariants transaction",
     Stage.VALIDATE: "targets runbook_open decision_counts events acknowledgements other_changes",
-    Stage.ROLLBACK: "cancelled left_alone lifecycles",
+    Stage.ROLLBACK: "canceled left_alone lifecycles",
 }
 
 

@@ -63,7 +63,7 @@ def test_everything_in_place_is_said_check_by_check(ready) -> None:
         "SELECT, INSERT and UPDATE on orders, reconciliation_backfill_audit, reconciliation_batches, "
         "reconciliation_events"
     )
-    assert "1 fills, 0 position legs" in found["exchange"].detail
+    assert "1 fill, no position legs" in found["exchange"].detail
     assert found["pause_switch"].detail == "paused: The status address answered 'PAUSED' for profile 'main'."
     assert ready.everything() == before
     assert not (ready.folder.parent / "reports").exists()
@@ -117,10 +117,7 @@ def test_tables_that_init_has_not_made(incident) -> None:
     incident.create_table(own_tables=False)
     found = checks(settings(incident))
     assert failed(found) == ["own_tables"]
-    assert (
-        found["own_tables"].detail
-        == "not_initialised: 5 statements are due; run `recon init`, or `recon init --print`."
-    )
+    assert found["own_tables"].detail == "not_initialised: 5 statements due; run `recon init`, or `recon init --print`."
     assert found["privileges"].detail == "SELECT, INSERT and UPDATE on orders"
 
 

@@ -306,7 +306,7 @@ def test_a_row_larger_than_its_order_takes_all_of_it_and_is_listed(facts):
     """
     Two and a half of one.
 
-        10:00:00  EXIT  T1  sell  2.5  @100  X1  id=big
+        10:00:00  EXIT  T1  sell  2.50000000  @100  X1  id=big
         10:00:00  fill  X1  sell  1
         10:00:00  fill  X2  sell  9
     """

@@ -348,13 +348,13 @@ def _reasons(incident: Incident, trade: str = "t1") -> set[Reason]:
 
 DEFECTS: dict[str, dict[str, object]] = {
     "quantity and qty are both NULL": {"quantity": None, "qty": None},
-    "its quantity -1 is negative": {"quantity": "-1", "qty": "-1"},
+    "its quantity -1 is negative": {"quantity": "-1.00", "qty": "-1.00"},
     "its quantity -0.5 is negative": {"quantity": None, "qty": "-0.5"},
     "its quantity is not a finite number": {"quantity": "NaN", "qty": "NaN"},
     "second-04: its quantity is not a finite number": {"quantity": "0.5", "qty": "NaN"},
     "second-05: its quantity is not a finite number": {"quantity": "Infinity", "qty": None},
     "second-06: its quantity is not a finite number": {"quantity": "-Infinity", "qty": None},
-    "quantity 0.5 and qty 0.6 differ": {"quantity": "0.5", "qty": "0.6"},
+    "quantity 0.5 and qty 0.6 differ": {"quantity": "0.50000000", "qty": "0.60"},
     "has action 'FLIP', expected ENTRY or EXIT": {"action": "FLIP"},
     "has action '', expected ENTRY or EXIT": {"action": None},
     "has side 'short', expected buy or sell": {"side": "short"},
@@ -412,7 +412,7 @@ def test_a_quantity_counts_from_qty_where_quantity_is_null(incident: Incident) -
 def test_where_filled_at_is_null_created_at_stands_in_and_the_report_says_so(incident: Incident) -> None:
     incident.create_table().ghost("t1", filled_at=None)
     detected = incident.run("detect")
-    assert ("filled_at is NULL on 1 filled rows; created_at stands in.",) in detected.tables["notes"].rows
+    assert ("filled_at is NULL on 1 filled row; created_at stands in.",) in detected.tables["notes"].rows
     assert incident.run("dry-run").verdict is Verdict.GO
 
 

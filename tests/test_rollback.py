@@ -147,7 +147,7 @@ def _canceled_and_reinstated(incident: Incident) -> None:
 
 
 def test_rows_that_another_live_batch_owns_survive(incident_each_version: Incident) -> None:
-    """The departure from the runbook: cancelling them would reopen B's ghost. They are listed and left alone."""
+    """The departure from the runbook: canceling them would reopen B's ghost. They are listed and left alone."""
     incident = incident_each_version
     _canceled_and_reinstated(incident)
     result = incident.run("rollback", "A")

@@ -140,7 +140,9 @@ def test_a_no_go_counts_the_trades_that_need_a_word() -> None:
         verdict=Verdict.NO_GO,
     )
     assert to_acknowledge(result) == ["dust", "held"]
-    assert "against 2 trades" in next_step(result)
+    assert "Settle what stands against 1 trade below, look at 1 trade of which only dust is open, and" in next_step(
+        result
+    )
 
 
 def test_what_concerns_the_whole_batch_is_not_offered_for_acknowledgement() -> None:
@@ -170,6 +172,12 @@ def test_closing_words_count_the_rows_of_this_run(stage) -> None:
         Stage.ROLLBACK: "7 rows of this batch set to canceled",
     }
     assert counted[stage] in text
+
+
+def test_a_dry_run_shows_that_it_wrote_nothing_and_knows_where_its_window_is_named() -> None:
+    shows, limits = repr(closing(dry_run())).split("**It does not show**")
+    assert "An orders table in which this run wrote nothing." in shows
+    assert "Fills outside the window, which the notes name." in limits
 
 
 def test_closing_words_of_a_refusal_claim_nothing() -> None:

@@ -76,6 +76,7 @@ def _dry_run_shows(result: StageResult) -> Iterator[str]:
     reasons = Counter(item.reason for item in result.items if item.decision is Decision.NO_GO)
     refused = ", ".join(f"`{reason}` {number}" for reason, number in sorted(reasons.items()))
     yield f"Reasons against a repair: {refused or 'none'}."
+    yield "An orders table in which this run wrote nothing."
 
 
 def _dry_run_limits(result: StageResult) -> Iterator[str]:
@@ -87,7 +88,7 @@ def _dry_run_limits(result: StageResult) -> Iterator[str]:
     )
     dust = sum(item.reason in (Reason.DUST_REMAINDER, Reason.DUST_ONLY) for item in result.items)
     yield f"A fill behind dust ({count(dust, 'row')}): dust is closed because it is small, not because it was traded."
-    yield "Fills outside the window of the run card. Nothing was written to the orders table."
+    yield "Fills outside the window, which the notes name."
 
 
 def _apply_shows(result: StageResult) -> Iterator[str]:
@@ -118,7 +119,7 @@ def _validate_limits(_: StageResult) -> Iterator[str]:
 
 
 def _rollback_shows(result: StageResult) -> Iterator[str]:
-    yield f"{count(_rows(result, 'cancelled'), 'row')} of this batch set to canceled; none was deleted."
+    yield f"{count(_rows(result, 'canceled'), 'row')} of this batch set to canceled; none was deleted."
     yield f"{count(_rows(result, 'left_alone'), 'row')} left alone, because another batch owns them."
     yield f"{count(_rows(result, 'lifecycles'), 'lifecycle')} as they stand after the rollback."
 

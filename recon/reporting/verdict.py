@@ -92,10 +92,13 @@ def to_acknowledge(result: StageResult) -> list[str]:
 def _settle(result: StageResult) -> str:
     if any(item.reason in BATCH_REASONS for item in result.items):
         return "Settle what stands against the whole batch, then run the dry run again; it cannot be acknowledged."
-    trades = count(len(to_acknowledge(result)), "trade")
+    against = {item.trade_id for item in result.items if item.decision is Decision.NO_GO}
+    dust = len(to_acknowledge(result)) - len(against)
+    look = f", look at {count(dust, 'trade')} of which only dust is open," if dust else ""
     return (
-        f"Settle what stands against {trades} below and run the dry run again, narrow the batch with `--trade-id` or "
-        f"`--symbol`, or acknowledge each of them by name: `{_command('approve', result)} --acknowledge TRADE_ID=WHY`."
+        f"Settle what stands against {count(len(against), 'trade')} below{look} and run the dry run again, narrow the "
+        f"batch with `--trade-id` or `--symbol`, or acknowledge each of them by name: "
+        f"`{_command('approve', result)} --acknowledge TRADE_ID=WHY`."
     )
 
 

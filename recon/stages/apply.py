@@ -38,6 +38,7 @@ from recon.stages.approved import altered_rows, released_items
 from recon.stages.dry_run import require_enabled
 from recon.stages.gather import gather
 from recon.stages.writing import Held, write
+from recon.wording import count
 from recon.workspace import Workspace, reflect
 
 
@@ -271,7 +272,9 @@ def _compare(work: Workspace, batch: Batch, now: datetime) -> StageResult:
             now=now,
         )
         batches.save(connection, held.moved(Action.APPLY), actor=work.actor, now=now)
-    detail = "; ".join(f"{order_id} {what}" for order_id, what in wrong.items()) or f"{len(same)} rows are as approved"
+    detail = (
+        "; ".join(f"{order_id} {what}" for order_id, what in wrong.items()) or f"{count(len(same), 'row')} as approved"
+    )
     applied = Applied(
         tuple((item, Decision.SKIP_EXISTING) for item in same), (), (Check("rows_as_approved", not wrong, detail),), ()
     )

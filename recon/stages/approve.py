@@ -15,6 +15,7 @@ from recon.domain import BATCH_REASONS, Decision, Item, Reason
 from recon.errors import Refused
 from recon.identity import canonical_decimal, canonical_time
 from recon.plan import item_from
+from recon.wording import count
 from recon.workspace import Workspace
 
 VALID_FOR = timedelta(hours=24)
@@ -88,7 +89,7 @@ def summary(approval: Approval) -> list[str]:
         qty = sum((item.qty or Decimal(0) for item in items), Decimal(0))
         notional = sum(((item.qty or Decimal(0)) * (item.price or Decimal(0)) for item in items), Decimal(0))
         sums = f"quantity {canonical_decimal(qty)}, notional {canonical_decimal(notional)}"
-        lines.append(f"{symbol} {reason}: {len(items)} rows, {sums}")
+        lines.append(f"{symbol} {reason}: {count(len(items), 'row')}, {sums}")
     return lines
 
 

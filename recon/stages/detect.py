@@ -87,7 +87,7 @@ def _snapshot(work: Workspace, profile_id: str, now: datetime) -> tuple[Snapshot
 
 def _assumed(rows: Iterable[OrderRow], naive_times: Sequence[str]) -> list[str]:
     assumed = sum(row.is_filled and row.filled_at_assumed for row in rows)
-    notes = [f"filled_at is NULL on {assumed} filled rows; created_at stands in."] if assumed else []
+    notes = [f"filled_at is NULL on {count(assumed, 'filled row')}; created_at stands in."] if assumed else []
     if naive_times:
         notes.append(f"{', '.join(naive_times)} of orders are without time zone and are read as UTC.")
     return notes

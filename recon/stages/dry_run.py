@@ -18,6 +18,7 @@ from recon.pause import PauseAnswer
 from recon.plan import Facts, Plan, Scope, build_plan
 from recon.stages.dry_run_result import dry_run_result
 from recon.stages.gather import gather
+from recon.wording import count
 from recon.workspace import Workspace, reflect
 
 PROOFS = ("quantities_rest_on_fills", "reading_wrote_nothing", "orders_unchanged")
@@ -92,13 +93,13 @@ def _check_size(work: Workspace, plan: Plan) -> None:
     if missed or (plan.open_lifecycles and not plan.judgements):
         raise Refused(
             "scope_matches_nothing",
-            f"--trade-id and --symbol narrow the {plan.open_lifecycles} open lifecycles to {len(plan.judgements)}; no "
-            f"target answers to: {', '.join(missed) or 'all of them together'}. `recon run detect` lists what is open.",
+            f"--trade-id and --symbol leave {len(plan.judgements)} of {count(plan.open_lifecycles, 'open lifecycle')}; "
+            f"no target answers to: {', '.join(missed) or 'all of them together'}. `recon run detect` lists them.",
         )
     limit = work.settings.recon_max_batch_rows
     if len(plan.rows_to_write) > limit:
         sizes = Counter(item.symbol for item in plan.rows_to_write).most_common(5)
-        largest = ", ".join(f"{symbol} {count}" for symbol, count in sizes)
+        largest = ", ".join(f"{symbol} {number}" for symbol, number in sizes)
         raise Refused(
             "batch_too_large",
             f"The plan has {len(plan.rows_to_write)} rows, RECON_MAX_BATCH_ROWS allows {limit}. Split it into batches "
@@ -178,7 +179,7 @@ def _before(
     rows = plan.rows_to_write
     required = work.settings.recon_exit_backfill_require_pause
     waived = "" if required else "; RECON_EXIT_BACKFILL_REQUIRE_PAUSE=false: this batch may be applied without a pause"
-    offered = f"{len(rows)} rows could be written for {len(plan.judgements)} targets"
+    offered = f"{count(len(rows), 'row')} could be written for {count(len(plan.judgements), 'target')}"
     return (
         Check("pause_confirmed", not work.pause_reasons(pause), pause.detail + waived),
         Check("candidates_present", bool(rows) or not plan.open_lifecycles, offered),
@@ -201,5 +202,6 @@ def _on_fills(plan: Plan) -> tuple[bool, str]:
     units = plan.ledger.units
     over = [unit for key, unit in units.items() if plan.left_over[key] < 0]
     backed = sum(len(judgement.allocations) for judgement in plan.judgements if not judgement.is_blocked)
-    detail = f"{len(evidence)} rows rest on {backed} allocations of {len(units)} units; over-spent units: {len(over)}"
+    found = f"{count(len(evidence), 'row')} from {count(backed, 'allocation')} of {count(len(units), 'unit')}"
+    detail = f"{found}; over-spent units: {len(over)}"
     return not over and backed == len(evidence), detail

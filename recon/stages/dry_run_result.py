@@ -8,6 +8,7 @@ from decimal import Decimal
 
 from recon.domain import Cell, Check, Decision, Item, Snapshot, Stage, StageResult, Table, Verdict
 from recon.plan import Facts, Plan
+from recon.wording import count
 
 
 def dry_run_result(
@@ -140,7 +141,7 @@ def _notes(snapshot: Snapshot | None, facts: Facts) -> Table:
         notes += snapshot.notes
     assumed = sum(row.is_filled and row.filled_at_assumed for row in facts.rows)
     if assumed:
-        notes.append(f"filled_at is NULL on {assumed} filled rows; created_at stands in.")
+        notes.append(f"filled_at is NULL on {count(assumed, 'filled row')}; created_at stands in.")
     if facts.columns.naive_times:
         notes.append(f"{', '.join(facts.columns.naive_times)} of orders are without time zone and are read as UTC.")
     return Table("Notes", "Each line limits what this plan can say.", ("note",), tuple((note,) for note in notes))

@@ -15,14 +15,15 @@ from recon.domain import Check, Item, Stage, StageResult, State, Table, Verdict
 from recon.errors import ReconError, Refused
 from recon.stages.approved import acknowledgements, altered_rows, released_items
 from recon.stages.writing import Held, Written, write
+from recon.wording import count
 from recon.workspace import Workspace
 
 
 @dataclass(frozen=True, slots=True)
 class RolledBack:
-    """What one rollback did: the rows it cancelled, those it left to their owners, and the open quantities."""
+    """What one rollback did: the rows it canceled, those it left to their owners, and the open quantities."""
 
-    cancelled: tuple[Item, ...]
+    canceled: tuple[Item, ...]
     left_alone: tuple[tuple[str, str], ...]
     reverted: int
     checks: tuple[Check, ...]
@@ -94,9 +95,7 @@ def _invariants(
     unchanged = held.orders.digest(connection, profile_id, without=ids)
     canceled = changed - altered_rows(connection, held.orders, profile_id, own, status="canceled").keys()
     return (
-        Check(
-            "rows_cancelled", canceled == ids, f"{len(canceled)} of {len(ids)} rows were filled and are canceled now"
-        ),
+        Check("rows_canceled", canceled == ids, f"filled before and canceled now: {len(canceled)} of {len(ids)}"),
         Check(
             "open_quantities",
             not wrong,
@@ -114,7 +113,7 @@ def _result(profile_id: str, batch: batches.Batch, done: RolledBack, written: Wr
     message = "the batch was rolled back before; nothing was written"
     if written is not None:
         kept = f", {len(done.left_alone)} left to the batches that own them" if done.left_alone else ""
-        message = f"{len(done.cancelled)} rows set to canceled{kept}. {written.note}".strip()
+        message = f"{count(len(done.canceled), 'row')} set to canceled{kept}. {written.note}".strip()
     return StageResult(
         Stage.ROLLBACK,
         profile_id,
@@ -122,7 +121,7 @@ def _result(profile_id: str, batch: batches.Batch, done: RolledBack, written: Wr
         Verdict.DONE,
         plan_digest=batch.plan_digest,
         checks=done.checks,
-        counts={"CANCELED": len(done.cancelled), "LEFT_ALONE": len(done.left_alone)},
+        counts={"CANCELED": len(done.canceled), "LEFT_ALONE": len(done.left_alone)},
         message=message,
         tables=_tables(batch, done),
     )
@@ -130,21 +129,21 @@ def _result(profile_id: str, batch: batches.Batch, done: RolledBack, written: Wr
 
 def _tables(batch: batches.Batch, done: RolledBack) -> dict[str, Table]:
     return {
-        "cancelled": Table(
+        "canceled": Table(
             "Rows set to canceled",
             "The rows this batch wrote or reinstated; none was deleted, and a new batch can reinstate them.",
             ("symbol", "trade_id", "qty", "price", "filled_at", "order_id"),
-            tuple((i.symbol, i.trade_id, i.qty, i.price, i.filled_at, i.order_id) for i in done.cancelled),
+            tuple((i.symbol, i.trade_id, i.qty, i.price, i.filled_at, i.order_id) for i in done.canceled),
         ),
         "left_alone": Table(
             "Rows left alone",
-            "Another batch owns these rows: cancelling them would reopen its ghosts.",
+            "Another batch owns these rows: canceling them would reopen its ghosts.",
             ("order_id", "owner"),
             done.left_alone,
         ),
         "lifecycles": Table(
             "Open quantity before and after",
-            "Asked of the database inside the transaction; after = before + what was cancelled.",
+            "Asked of the database inside the transaction; after = before + what was canceled.",
             ("symbol", "trade_id", "open_before", "open_after"),
             tuple((*key, was, now_open) for key, was, now_open in done.lifecycles),
         ),

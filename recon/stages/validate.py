@@ -17,12 +17,14 @@ from recon.batches import Action, Batch
 from recon.database import transaction
 from recon.domain import Check, Decision, Item, Snapshot, Stage, StageResult, Table, Verdict
 from recon.errors import ReconError
+from recon.evidence import ZERO
 from recon.identity import canonical_decimal, canonical_symbol
 from recon.lifecycles import build_lifecycles
 from recon.orders import OpenLifecycle, Orders
 from recon.plan import market
 from recon.stages.approved import acknowledgements, altered_rows, released_items
 from recon.stages.gather import Booked, gather, mismatches, net_positions
+from recon.wording import count
 from recon.workspace import Workspace, reflect
 
 NEARLY_CLOSED = Decimal("0.000001")
@@ -186,11 +188,15 @@ def _checks(found: _Found, snapshot: Snapshot | None, unread: str) -> tuple[Chec
     altered += [f"{order_id} is not in the approved plan" for order_id in orphaned]
     return (
         Check(
-            "open_quantities", not wrong, "; ".join(wrong) or f"all {len(found.targets)} targets are exactly as planned"
+            "open_quantities",
+            not wrong,
+            "; ".join(wrong) or f"{count(len(found.targets), 'target')} exactly as planned",
         ),
         Check("no_target_over_closed", not over, f"over-closed targets: {', '.join(over) or 'none'}"),
         Check(
-            "applied_rows_identical", not altered, "; ".join(altered) or f"all {len(found.applied)} rows are as audited"
+            "applied_rows_identical",
+            not altered,
+            "; ".join(altered) or f"{count(len(found.applied), 'row')} as audited",
         ),
         _agreement(found, snapshot, unread),
     )
@@ -207,9 +213,14 @@ def _agreement(found: _Found, snapshot: Snapshot | None, unread: str) -> Check:
         why = unread or "positions were not read in full"
         return Check("exchange_agrees", False, f"expected the exchange's positions, found none: {why}")
     apart = [m for symbol, m in mismatches(found.net, snapshot).items() if symbol in repaired]
-    listed = "; ".join(f"{m.symbol}: orders {m.db_open_qty:f}, exchange {m.exchange_qty:f}" for m in apart)
+    listed = "; ".join(
+        f"{m.symbol}: orders {canonical_decimal(m.db_open_qty)}, exchange {canonical_decimal(m.exchange_qty or ZERO)}"
+        for m in apart
+    )
     return Check(
-        "exchange_agrees", not apart, listed or f"orders and exchange agree on {len(repaired)} repaired symbols"
+        "exchange_agrees",
+        not apart,
+        listed or f"orders and exchange agree on {count(len(repaired), 'repaired symbol')}",
     )
 
 
