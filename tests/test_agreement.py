@@ -19,6 +19,7 @@ from recon.agreement import database_checks
 from recon.doctor import RIGHTS
 from recon.domain import Check, Stage, Table
 from recon.embedded import EmbeddedServer
+from recon.identity import digest
 from recon.reporting.folder import STEMS
 from recon.reporting.result import result_json
 from recon.reporting.tables import TableView
@@ -221,8 +222,8 @@ def test_audit_rows_that_no_report_tells_of_are_found(applied) -> None:
     ("change", "said"),
     [
         ("jsonb_set(approval, '{by}', '\"mallory\"')", "the database by 'mallory', valid"),
-        ("jsonb_set(approval, '{acknowledgements,T3}', '\"x\"')", "acknowledged: 'T3' ('x')"),
-        ("jsonb_set(approval, '{acknowledgements}', '{}')", "acknowledged: nothing"),
+        ("jsonb_set(approval, '{acknowledgements,T3}', '\"x\"')", digest({"T3": "x"})),
+        ("jsonb_set(approval, '{acknowledgements}', '{}')", "; no acknowledgement"),
         ("jsonb_set(approval, '{expires_at}', '\"later\"')", "valid until later"),
         ("jsonb_set(approval, '{plan_digest}', '\"x\"')", "it is of plan x"),
         ("jsonb_set(approval, '{items,0}', '\"BFILL-x\"')", "BFILL-x is in the plan or in the approval alone"),

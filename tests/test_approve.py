@@ -9,7 +9,7 @@ import pytest
 from incidents import NOW, Incident, at, refusal
 
 from recon.domain import Check, Verdict
-from recon.identity import canonical_time
+from recon.identity import canonical_time, digest
 from recon.stages.approve import approve
 
 
@@ -122,7 +122,8 @@ def test_an_acknowledged_remainder_releases_the_rows_that_fills_support(incident
     assert applied.checks[0] == Check(
         "approved",
         True,
-        "by 'a reviewer', valid until 2026-03-03T12:00:00.000000Z; acknowledged: 't1' ('the rest was moved')",
+        "by 'a reviewer', valid until 2026-03-03T12:00:00.000000Z; 1 acknowledgement, SHA-256 "
+        + digest({"t1": "the rest was moved"}),
     )
 
 

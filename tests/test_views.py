@@ -140,9 +140,8 @@ def test_a_no_go_counts_the_trades_that_need_a_word() -> None:
         verdict=Verdict.NO_GO,
     )
     assert to_acknowledge(result) == ["dust", "held"]
-    assert "Settle what stands against 1 trade below, look at 1 trade of which only dust is open, and" in next_step(
-        result
-    )
+    assert "Settle what stands against 1 trade below and run" in next_step(result)
+    assert "acknowledge each of them, and 1 trade of which only dust is open, by name: " in next_step(result)
 
 
 def test_what_concerns_the_whole_batch_is_not_offered_for_acknowledgement() -> None:

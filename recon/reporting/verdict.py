@@ -94,10 +94,10 @@ def _settle(result: StageResult) -> str:
         return "Settle what stands against the whole batch, then run the dry run again; it cannot be acknowledged."
     against = {item.trade_id for item in result.items if item.decision is Decision.NO_GO}
     dust = len(to_acknowledge(result)) - len(against)
-    look = f", look at {count(dust, 'trade')} of which only dust is open," if dust else ""
+    also = f", and {count(dust, 'trade')} of which only dust is open," if dust else ""
     return (
-        f"Settle what stands against {count(len(against), 'trade')} below{look} and run the dry run again, narrow the "
-        f"batch with `--trade-id` or `--symbol`, or acknowledge each of them by name: "
+        f"Settle what stands against {count(len(against), 'trade')} below and run the dry run again, narrow the batch "
+        f"with `--trade-id` or `--symbol`, or acknowledge each of them{also} by name: "
         f"`{_command('approve', result)} --acknowledge TRADE_ID=WHY`."
     )
 

@@ -12,8 +12,10 @@ from sqlalchemy.engine import Connection
 from recon.batches import Batch
 from recon.criteria import differences
 from recon.domain import Check, Item, Table
+from recon.identity import digest
 from recon.orders import Orders
 from recon.plan import item_from
+from recon.wording import count
 
 
 def released_items(batch: Batch) -> list[Item]:
@@ -42,11 +44,12 @@ def altered_rows(
 
 
 def approval_check(batch: Batch) -> Check:
-    """By whom and until when the plan was approved, and with what acknowledged: so the sealed result holds it too."""
+    """By whom and until when the plan was approved, and what was acknowledged: so the sealed result holds it too."""
     approval = batch.approval or {}
-    named = [f"{trade!r} ({why!r})" for trade, why in sorted(dict(approval.get("acknowledgements") or {}).items())]
+    given = approval.get("acknowledgements") or {}
     told = f"by {approval.get('by')!r}, valid until {approval.get('expires_at')}"
-    return Check("approved", True, f"{told}; acknowledged: {', '.join(named) or 'nothing'}")
+    named = f"{count(len(given), 'acknowledgement')}, SHA-256 {digest(given)}" if given else "no acknowledgement"
+    return Check("approved", True, f"{told}; {named}")
 
 
 def acknowledgements(batch: Batch) -> Table:
