@@ -10,6 +10,7 @@ import struct
 import termios
 import time
 import urllib.request
+from pathlib import Path
 
 import psutil
 import pytest
@@ -85,6 +86,11 @@ def test_a_command_that_is_none_ends_with_2(console, words, said) -> None:
     assert "--help`." in message
     told = console.inside(*words, "--json")
     assert (told.status, told.json["code"]) == (2, "usage")
+
+
+def test_a_question_ends_as_a_question(console) -> None:
+    message = console.inside("--versio").refused("usage", 2)
+    assert message.startswith("No such option '--versio'. Did you mean '--version'? See `")
 
 
 @pytest.mark.parametrize("stage", ["detect", "apply", "validate", "rollback"])
@@ -312,6 +318,18 @@ def test_a_terminal_that_cannot_show_an_id_gets_it_escaped(place) -> None:
     assert (out.startswith("encoded  caf\u00e9 \\U0001f680  detected"), err) == (True, "")
     told = narrow("status", "--profile-id", name, "--json")
     assert [batch["profile_id"] for batch in told.json["batches"]] == [name]
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full here")
+@pytest.mark.parametrize("words", [("status",), ("status", "--json"), ("approve", *RUN[-2:], "--by", "x", "--json")])
+def test_what_cannot_be_written_to_standard_output_is_told_on_standard_error(console, words) -> None:
+    with Path("/dev/full").open("w") as full:
+        process = console.start(*words, stdout=full)
+        _, err = process.communicate(timeout=60)
+    assert process.returncode == 1
+    said = "recon: error: Standard output cannot be written (No space left on device); this was for it.\n"
+    assert err.endswith(said)
+    assert err != said
 
 
 def test_lab_serves_the_notebooks_on_loopback_only(place) -> None:
