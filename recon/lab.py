@@ -31,13 +31,13 @@ def open_lab(settings: Settings, arguments: Sequence[str]) -> NoReturn:
 
 
 def configuration(settings: Settings) -> dict[str, str]:
-    """The settings that are set, by their exact names: kernels start in another folder and must read the same."""
-    values = {name: getattr(settings, name) for name in sorted(settings.model_fields_set)}
-    return {
-        name.upper(): value.get_secret_value() if isinstance(value, SecretStr) else str(value)
-        for name, value in values.items()
-        if value is not None
-    }
+    """Every setting by its exact name, unset ones empty: a kernel may find another `.env`, and must read the same."""
+    return {name.upper(): _text(settings, name) for name in sorted(Settings.model_fields)}
+
+
+def _text(settings: Settings, name: str) -> str:
+    value = getattr(settings, name) if name in settings.model_fields_set else None
+    return value.get_secret_value() if isinstance(value, SecretStr) else "" if value is None else str(value)
 
 
 def _copied(source: Path, target: Path) -> Path:
