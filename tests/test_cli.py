@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import json
 import os
 import select
 import socket
@@ -332,12 +333,12 @@ def test_what_cannot_be_written_to_standard_output_is_told_on_standard_error(con
     assert err != said
 
 
-def test_lab_serves_the_notebooks_on_loopback_only(place) -> None:
+def test_lab_serves_the_notebooks_trusted_and_on_loopback_only(place, tmp_path) -> None:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     options = ("--no-browser", f"--port={port}", "--ServerApp.port_retries=0", "--IdentityProvider.token=t")
-    process = place.console.start("lab", *options)
+    process = place.console.but(JUPYTER_DATA_DIR=str(tmp_path / "jupyter")).start("lab", *options)
     try:
         deadline = time.monotonic() + 60
         names = ""
@@ -348,6 +349,9 @@ def test_lab_serves_the_notebooks_on_loopback_only(place) -> None:
             except OSError:
                 time.sleep(0.2)
         assert all(f"{name}.ipynb" in names for name in ("01_detect", "02_dry_run", "03_apply", "05_rollback"))
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/api/contents/03_apply.ipynb?token=t", timeout=5) as page:
+            cells = json.load(page)["content"]["cells"]
+        assert {cell["metadata"]["trusted"] for cell in cells if cell["cell_type"] == "code"} == {True}
         [server] = psutil.Process(process.pid).net_connections("tcp")
         assert (server.laddr.ip, server.status) == ("127.0.0.1", psutil.CONN_LISTEN)
     finally:
