@@ -7,8 +7,10 @@ object and nothing else. Progress goes to standard error, and only to a terminal
 from __future__ import annotations
 
 import json
+import os
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from io import TextIOWrapper
 from pathlib import Path
 from typing import Any
@@ -25,7 +27,7 @@ from recon.identity import check_batch_id
 from recon.incident import commit_outcome, exact
 from recon.reporting.result import console_text, printable
 from recon.reporting.verify import verify_folder
-from recon.settings import load_settings
+from recon.settings import Settings, load_settings
 from recon.stages.approve import approve, summary
 from recon.wording import count
 from recon.workspace import open_workspace
@@ -63,10 +65,7 @@ def init_command(print_only: bool) -> None:
     """Create recon's own tables beside `orders`. An existing audit table gets the columns that it lacks."""
     with transaction(open_workspace().engine) as connection:
         statements = audit.ddl(connection) if print_only else audit.create_tables(connection)
-    for statement in statements:
-        click.echo(f"{statement};")
-    if not statements:
-        click.echo("-- recon's tables are complete; nothing to do")
+    _print("\n".join(f"{statement};" for statement in statements) or "-- recon's tables are complete; nothing to do")
 
 
 @cli.command("doctor")
@@ -98,14 +97,13 @@ def run_command(
         raise click.UsageError("--trade-id and --symbol narrow the batch when it is planned; use them with dry-run.")
     check_batch_id(batch_id)
     settings = load_settings()
-    with transaction(open_workspace(this, settings).engine, read_only=True):
-        pass
-    outcome = run_stage(
-        this, profile_id, batch_id, settings=settings, trade_ids=trade_ids, symbols=symbols, progress=_progress()
-    )
+    with _interrupts_told(this, settings, batch_id):
+        with transaction(open_workspace(this, settings).engine, read_only=True):
+            pass
+        outcome = run_stage(
+            this, profile_id, batch_id, settings=settings, trade_ids=trade_ids, symbols=symbols, progress=_progress()
+        )
     result = outcome.result
-    if result["verdict"] == "FAILED" and this in (Stage.APPLY, Stage.ROLLBACK):
-        result |= {"message": f"{result['message']} {commit_outcome(this, settings, batch_id)}"}
     for problem in outcome.problems:
         click.echo(f"recon: {printable(problem)}", err=True)
     _say(as_json, result, [console_text(result)])
@@ -181,12 +179,34 @@ def lab_command(arguments: Sequence[str]) -> None:
     open_lab(load_settings(), arguments)
 
 
+@contextmanager
+def _interrupts_told(stage: Stage, settings: Settings, batch_id: str) -> Iterator[None]:
+    """Says of an interrupted apply or rollback what became of it, if its report does not."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        if said := commit_outcome(stage, settings, batch_id):
+            raise ReconError("interrupted", f"Interrupted. {said}") from None
+        raise
+
+
 def _progress() -> bool:
     return sys.stderr.isatty()
 
 
 def _say(as_json: bool, document: Mapping[str, Any], lines: Sequence[str]) -> None:
-    click.echo(json.dumps(document) if as_json else "\n".join(lines))
+    text = "\n".join(lines)
+    _print(json.dumps(document) if as_json else text, text)
+
+
+def _print(text: str, otherwise: str | None = None) -> None:
+    """Write to standard output; where that fails, tell it (or `otherwise`) on standard error, and end with 1."""
+    try:
+        click.echo(text)
+    except OSError as error:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # at its end Python would try once more
+        click.echo(otherwise or text, err=True)
+        sys.exit(_fail(False, "error", f"Standard output cannot be written ({error.strerror}); this was for it.", 1))
 
 
 def _report_checks(checks: Sequence[Check], as_json: bool) -> None:
@@ -199,10 +219,10 @@ def _report_checks(checks: Sequence[Check], as_json: bool) -> None:
 def main() -> None:
     """Run the command line and end the process with the documented exit status."""
     wants_json = "--json" in sys.argv[1:]
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, TextIOWrapper):  # a terminal that cannot show an id must not fail what was done
-            stream.reconfigure(errors="backslashreplace")
     try:
+        for stream in (sys.stdout, sys.stderr):
+            if isinstance(stream, TextIOWrapper):  # a terminal that cannot show an id must not fail what was done
+                stream.reconfigure(errors="backslashreplace")
         cli.main(_arguments(), standalone_mode=False)
     except click.exceptions.NoArgsIsHelpError as help_text:
         click.echo(help_text.format_message(), err=True)
@@ -210,11 +230,12 @@ def main() -> None:
     except ReconError as error:
         sys.exit(_fail(wants_json, error.code, error.message, error.exit_status))
     except click.UsageError as error:
+        said = " ".join(error.format_message().split())
         where = f" See `{error.ctx.command_path} --help`." if error.ctx else ""
-        sys.exit(_fail(wants_json, "usage", f"{' '.join(error.format_message().split()).rstrip('.')}.{where}", 2))
+        sys.exit(_fail(wants_json, "usage", f"{said}{'' if said.endswith(('.', '?')) else '.'}{where}", 2))
     except click.ClickException as error:
         sys.exit(_fail(wants_json, "error", error.format_message(), 1))
-    except click.Abort:
+    except (click.Abort, KeyboardInterrupt):
         sys.exit(_fail(wants_json, "interrupted", "Interrupted; `recon status` shows where each batch stands.", 1))
 
 
@@ -228,8 +249,9 @@ def _arguments() -> list[str]:
 
 
 def _fail(wants_json: bool, code: str, message: str, status: int) -> int:
+    line = printable(f"recon: {code}: {message}")
     if wants_json:
-        click.echo(json.dumps({"code": code, "message": message}))
+        _print(json.dumps({"code": code, "message": message}), line)
     else:
-        click.echo(printable(f"recon: {code}: {message}"), err=True)
+        click.echo(line, err=True)
     return status

@@ -6,11 +6,14 @@ SET LOCAL, nothing is prepared on the server and no connection is kept (rules.md
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 
+import psycopg
 import sqlalchemy as sa
+from psycopg.conninfo import make_conninfo
 from sqlalchemy.engine import URL, Connection, Engine, make_url
 from sqlalchemy.exc import ArgumentError, DataError, DBAPIError
 from sqlalchemy.pool import NullPool
@@ -18,6 +21,12 @@ from sqlalchemy.pool import NullPool
 from recon.errors import ReconError, Refused, UsageError
 
 LOCK_NOT_AVAILABLE, QUERY_CANCELED, UNDEFINED_TABLE = "55P03", "57014", "42P01"
+
+MALFORMED = re.compile(r'invalid (\w+) (?:number|value): |invalid integer value ".*" for connection option "(\w+)"')
+"""What libpq says of a connection option before it asks anybody; the value might be a secret."""
+
+TURNED_AWAY = re.compile("failed: FATAL: |no password supplied")
+"""What libpq says when a server answered and let nobody in; it passes on no SQLSTATE then."""
 
 
 def connect(url: str) -> Engine:
@@ -40,11 +49,21 @@ def connect(url: str) -> Engine:
             "RECON_DATABASE_URL has an @ too many: part of the password would be taken for the host. Write @ as %40 "
             "and / as %2F in the user, the password and the options.",
         )
-    return sa.create_engine(
-        parsed.set(drivername="postgresql+psycopg"),
-        poolclass=NullPool,
-        connect_args={"prepare_threshold": None, "application_name": "recon", "connect_timeout": 10},
-    )
+    try:
+        engine = sa.create_engine(
+            parsed.set(drivername="postgresql+psycopg"),
+            poolclass=NullPool,
+            connect_args={"prepare_threshold": None, "application_name": "recon", "connect_timeout": 10},
+        )
+        _, options = engine.dialect.create_connect_args(engine.url)
+        make_conninfo(**{name: value for name, value in options.items() if name != "context"})
+    except (ArgumentError, psycopg.ProgrammingError):
+        raise UsageError(
+            "database_url_invalid",
+            "RECON_DATABASE_URL has an option that PostgreSQL's library does not know, or a port that is no number. "
+            "Leave out parameters of other clients, such as pgbouncer=true.",
+        ) from None
+    return engine
 
 
 def shown_url(url: URL) -> str:
@@ -102,8 +121,17 @@ def explain(error: DBAPIError) -> ReconError:
         return Refused(
             "statement_timeout", f"A statement took too long and was canceled ({said}). Nothing was written."
         )
+    if state is None and (found := MALFORMED.search(said)):
+        option = found[1] or found[2]
+        return UsageError("database_url_invalid", f"RECON_DATABASE_URL has a malformed {option}. Correct it.")
     if state is None and isinstance(error, DataError):
         return Refused("unreadable_value", f"A value cannot be read or sent ({said}). Correct it, then run again.")
+    if (state or "")[:2] == "28" or (state is None and TURNED_AWAY.search(said)):
+        return ReconError(
+            "database_unreachable",
+            f"The database answered, but refused the login ({said}). Check user, password and database in "
+            "RECON_DATABASE_URL, and whom the server lets in.",
+        )
     if error.connection_invalidated or state is None or state[:2] in ("08", "57", "53"):
         return ReconError(
             "database_unreachable",

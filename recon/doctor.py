@@ -34,7 +34,10 @@ def examine(settings: Settings, profile_id: str | None) -> list[Check]:
         return [Check("settings", False, f"{error.code}: {error.message}")]
     except ReconError as error:
         return [*checks, Check("database", False, f"{error.code}: {error.message}")]
-    return [*checks, *_database(work), *_exchange(work, profile_id), *_pause(work, profile_id), _reports(settings)]
+    checks += _database(work)
+    if checks[1].ok:  # unreachable is said once
+        checks += _exchange(work, profile_id)
+    return [*checks, *_pause(work, profile_id), _reports(settings)]
 
 
 def _flags(settings: Settings) -> str:
@@ -43,7 +46,10 @@ def _flags(settings: Settings) -> str:
 
 def _database(work: Workspace) -> Iterator[Check]:
     where = "the embedded demo" if work.settings.is_demo else shown_url(work.engine.url)
-    yield _tried(work, "database", lambda connection: f"{where}, PostgreSQL {_version(connection)}")
+    answered = _tried(work, "database", lambda connection: f"{where}, PostgreSQL {_version(connection)}")
+    yield answered
+    if not answered.ok:
+        return
     yield _tried(work, "orders", _orders)
     yield _tried(work, "own_tables", _own_tables)
     yield _tried(work, "privileges", _privileges)

@@ -121,19 +121,23 @@ def approve_demo(work: Workspace, batch_id: str) -> None:
 
 
 def commit_outcome(stage: Stage, settings: Settings, batch_id: str) -> str:
-    """One sentence on what became of an apply or rollback whose notebook gave no result; reads only.
+    """One sentence on what became of an apply or rollback that did not tell; empty for other stages. Reads only.
 
     The batch's state changes in the same transaction as the rows, so it tells: committed, rolled back or unknown.
+    Interrupting it leaves it unknown.
     """
-    after = {Stage.APPLY: (State.APPLIED, State.VALIDATED), Stage.ROLLBACK: (State.ROLLED_BACK,)}[stage]
+    after = {Stage.APPLY: (State.APPLIED, State.VALIDATED), Stage.ROLLBACK: (State.ROLLED_BACK,)}.get(stage)
+    if after is None:
+        return ""
     try:
         with transaction(open_workspace(stage, settings).engine, read_only=True) as connection:
             batch = batches.load(connection, batch_id)
             key = sa.literal(advisory_key(batch.profile_id), sa.BigInteger)
             idle = connection.execute(sa.select(sa.func.pg_try_advisory_xact_lock(key))).scalar_one()
             state = batches.load(connection, batch_id).state
-    except ReconError as error:
-        return f"Whether it committed is unknown ({error.code}); `recon status` tells when the database answers."
+    except (ReconError, KeyboardInterrupt) as error:
+        why = getattr(error, "code", "interrupted")
+        return f"Whether it committed is unknown ({why}); `recon status` tells when the database answers."
     if state in after:
         return f"The database says committed: the batch is {state}."
     if not idle:

@@ -9,10 +9,10 @@ from __future__ import annotations
 import getpass
 from decimal import Decimal
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 from platformdirs import user_data_path
-from pydantic import Field, SecretStr, StringConstraints, ValidationError
+from pydantic import Field, SecretStr, StringConstraints, ValidationError, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from recon.errors import UsageError
@@ -46,7 +46,7 @@ def _actor() -> str:
 class Settings(BaseSettings):
     """All settings; field names are the environment names in lower case."""
 
-    model_config = SettingsConfigDict(frozen=True, extra="ignore", env_ignore_empty=True)
+    model_config = SettingsConfigDict(frozen=True, extra="ignore")
 
     enable_recon_exit_backfill: bool = False
     recon_exit_backfill_dry_run: bool = True
@@ -65,6 +65,12 @@ class Settings(BaseSettings):
     recon_exit_backfill_base_fee: bool = False
     recon_max_batch_rows: Annotated[int, Field(gt=0)] = 10_000
     recon_home: Path = Field(default_factory=lambda: user_data_path("recon"))
+
+    @model_validator(mode="before")
+    @classmethod
+    def _empty_is_unset(cls, values: dict[str, Any]) -> dict[str, Any]:
+        """An empty value counts as unset; it has already won over the one in `.env`."""
+        return {name: value for name, value in values.items() if value != ""}
 
     @property
     def is_demo(self) -> bool:
@@ -88,7 +94,7 @@ class Settings(BaseSettings):
 
 
 def load_settings() -> Settings:
-    """Read the environment, then `.env` at the project's root; relative folders are taken from that root.
+    """Read the environment, then `.env` at the project's root; relative folders are made absolute from that root.
 
     Raises `UsageError` (settings_invalid) that names each setting that does not parse, or a `.env` that cannot be read.
     """
@@ -105,10 +111,21 @@ def load_settings() -> Settings:
         raise UsageError(
             "settings_invalid", f"{root / '.env'} cannot be read: expected a readable file in UTF-8. Correct it."
         ) from None
+    return _absolute(settings, root)
+
+
+def _absolute(settings: Settings, root: Path) -> Settings:
+    """The settings with absolute folders: a kernel, or JupyterLab, starts in another one and must find the same."""
+    kind, _, statement = (settings.recon_exchange or "").strip().partition(":")
+    folders: dict[str, Any] = {}
     try:
-        folders = {name: root / getattr(settings, name).expanduser() for name in ("recon_reports_dir", "recon_home")}
+        for name in ("recon_reports_dir", "recon_home"):
+            folders[name] = root / getattr(settings, name).expanduser()
+        if kind == "statement" and statement.strip():
+            folders["recon_exchange"] = f"statement:{root / Path(statement.strip()).expanduser()}"
     except RuntimeError:
         raise UsageError(
-            "settings_invalid", "RECON_REPORTS_DIR or RECON_HOME begins with the ~ of nobody known here. Correct it."
+            "settings_invalid",
+            "RECON_REPORTS_DIR, RECON_HOME or RECON_EXCHANGE begins with the ~ of nobody known here. Correct it.",
         ) from None
     return settings.model_copy(update=folders)

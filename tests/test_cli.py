@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import json
 import os
 import select
 import socket
@@ -10,6 +11,7 @@ import struct
 import termios
 import time
 import urllib.request
+from pathlib import Path
 
 import psutil
 import pytest
@@ -87,6 +89,11 @@ def test_a_command_that_is_none_ends_with_2(console, words, said) -> None:
     assert (told.status, told.json["code"]) == (2, "usage")
 
 
+def test_a_question_ends_as_a_question(console) -> None:
+    message = console.inside("--versio").refused("usage", 2)
+    assert message.startswith("No such option '--versio'. Did you mean '--version'? See `")
+
+
 @pytest.mark.parametrize("stage", ["detect", "apply", "validate", "rollback"])
 @pytest.mark.parametrize("option", ["--trade-id", "--symbol"])
 def test_only_a_dry_run_can_be_narrowed(console, stage, option) -> None:
@@ -105,8 +112,9 @@ def test_a_flag_like_maybe_is_refused_by_name_and_its_value_is_not_repeated(cons
 
 
 @pytest.mark.parametrize("name", COMMANDS)
-def test_a_database_url_that_is_none_is_a_usage_error(console, name) -> None:
-    answer = console.but(RECON_DATABASE_URL=f"mysql://u:{PASSWORD}@h/d").inside(*COMMANDS[name])
+@pytest.mark.parametrize("url", [f"mysql://u:{PASSWORD}@h/d", f"postgresql://u@h/d?no_such_option={SECRETS[1]}"])
+def test_a_database_url_that_is_none_is_a_usage_error(console, name, url) -> None:
+    answer = console.but(RECON_DATABASE_URL=url).inside(*COMMANDS[name])
     if name == "doctor":
         assert answer.status == 1
         assert "FAIL settings: database_url_invalid: " in answer.out
@@ -149,7 +157,6 @@ def unreachable(secret: str) -> dict[str, str]:
         "in the URL": f"postgresql://u:{secret}@127.0.0.1:{port}/d",
         "as an option": f"postgres://127.0.0.1:{port}/d?user=u&password={secret}",
         "unknown host": f"postgresql://u:{secret}@host.invalid/d",
-        "unknown option": f"postgresql://u:{secret}@127.0.0.1:{port}/d?no_such_option={secret}",
         "no socket": f"postgresql://u:{secret}@/d?host=/nowhere",
     }
 
@@ -314,12 +321,24 @@ def test_a_terminal_that_cannot_show_an_id_gets_it_escaped(place) -> None:
     assert [batch["profile_id"] for batch in told.json["batches"]] == [name]
 
 
-def test_lab_serves_the_notebooks_on_loopback_only(place) -> None:
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full here")
+@pytest.mark.parametrize("words", [("status",), ("status", "--json"), ("approve", *RUN[-2:], "--by", "x", "--json")])
+def test_what_cannot_be_written_to_standard_output_is_told_on_standard_error(console, words) -> None:
+    with Path("/dev/full").open("w") as full:
+        process = console.start(*words, stdout=full)
+        _, err = process.communicate(timeout=60)
+    assert process.returncode == 1
+    said = "recon: error: Standard output cannot be written (No space left on device); this was for it.\n"
+    assert err.endswith(said)
+    assert err != said
+
+
+def test_lab_serves_the_notebooks_trusted_and_on_loopback_only(place, tmp_path) -> None:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     options = ("--no-browser", f"--port={port}", "--ServerApp.port_retries=0", "--IdentityProvider.token=t")
-    process = place.console.start("lab", *options)
+    process = place.console.but(JUPYTER_DATA_DIR=str(tmp_path / "jupyter")).start("lab", *options)
     try:
         deadline = time.monotonic() + 60
         names = ""
@@ -330,6 +349,9 @@ def test_lab_serves_the_notebooks_on_loopback_only(place) -> None:
             except OSError:
                 time.sleep(0.2)
         assert all(f"{name}.ipynb" in names for name in ("01_detect", "02_dry_run", "03_apply", "05_rollback"))
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/api/contents/03_apply.ipynb?token=t", timeout=5) as page:
+            cells = json.load(page)["content"]["cells"]
+        assert {cell["metadata"]["trusted"] for cell in cells if cell["cell_type"] == "code"} == {True}
         [server] = psutil.Process(process.pid).net_connections("tcp")
         assert (server.laddr.ip, server.status) == ("127.0.0.1", psutil.CONN_LISTEN)
     finally:

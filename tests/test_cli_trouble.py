@@ -16,7 +16,12 @@ import pytest
 from console import CLOSED, OPENED, Answer, Console, Place, assert_no_secret_in, stage_words
 from incidents import Incident
 
+from recon import cli
 from recon.domain import BATCH_REASONS
+from recon.interrupts import INTERRUPTS
+from recon.reporting import runner
+from recon.reporting.render import render
+from recon.reporting.verify import verify_folder
 
 
 def reasons(answer: Answer) -> set[str]:
@@ -212,18 +217,27 @@ def test_a_kernel_that_dies_is_told_with_what_became_of_the_transaction(approved
         "The database says rolled back: the batch is approved, and nothing was written."
     )
     assert Path(answer.json["report"]).name == "03_apply.failed.ipynb"
+    assert_report_says(answer)
     assert incident.backfills() == []
     last = console.stage("apply", incident.profile, incident.batch, "--json")
     assert (last.status, last.json["counts"]) == (0, {"APPLIED": 2})
 
 
-def test_an_interrupted_apply_ends_its_kernel_and_says_what_became_of_it(approved) -> None:
-    """Ctrl-C while the transaction is open."""
+def assert_report_says(answer: Answer) -> None:
+    """The message of the console stands in the report too."""
+    report = Path(answer.json["report"])
+    assert json.loads(report.with_suffix(".json").read_text())["message"] == answer.json["message"]
+    assert "The database says" in report.with_suffix(".html").read_text()
+
+
+@pytest.mark.parametrize("number", INTERRUPTS)
+def test_an_interrupted_apply_ends_its_kernel_and_says_what_became_of_it(approved, number) -> None:
+    """Ctrl-C, or what systemd, cron and a lost terminal send, while the transaction is open."""
     incident, console, killer = approved
     process = console.start(*killer.words)
 
     def interrupt() -> str:
-        os.kill(process.pid, signal.SIGINT)
+        os.kill(process.pid, number)
         return "PAUSED"
 
     killer.place.switch.script = [interrupt]
@@ -231,9 +245,41 @@ def test_an_interrupted_apply_ends_its_kernel_and_says_what_became_of_it(approve
     assert (answer.status, answer.json["verdict"]) == (1, "FAILED"), answer
     assert answer.json["code"] == "interrupted"
     assert "The database says" in answer.json["message"]
+    assert_report_says(answer)
     assert len(incident.backfills()) in (0, 2)
     assert console.stage("apply", incident.profile, incident.batch).status == 0
     assert (len(incident.backfills()), incident.open_quantities()) == (2, {})
+
+
+def test_an_interrupt_while_the_report_is_saved_says_committed_and_leaves_it_whole(approved, monkeypatch) -> None:
+    incident, console, killer = approved
+
+    def interrupted(*arguments) -> str:
+        os.kill(os.getpid(), signal.SIGINT)
+        return render(*arguments)
+
+    monkeypatch.setattr(runner, "render", interrupted)
+    answer = console.inside(*killer.words)
+    assert (answer.status, answer.json) == (
+        1,
+        {"code": "interrupted", "message": "Interrupted. The database says committed: the batch is applied."},
+    )
+    folder = killer.place.reports / incident.batch
+    assert {path.name for path in folder.glob("03*")} == {f"03_apply.{suffix}" for suffix in ("ipynb", "html", "json")}
+    assert [check.name for check in verify_folder(folder) if not check.ok] == []
+
+
+def test_an_interrupt_before_apply_begins_says_rolled_back(approved, monkeypatch) -> None:
+    _, console, killer = approved
+
+    def interrupted(*_: object) -> None:
+        monkeypatch.undo()
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(cli, "open_workspace", interrupted)
+    answer = console.inside(*killer.words[:-1])
+    said = "Interrupted. The database says rolled back: the batch is approved, and nothing was written."
+    assert answer.refused("interrupted", 1) == said
 
 
 # Facts that changed

@@ -45,7 +45,8 @@ def test_every_way_to_write_the_url_gives_one_driver(url: str, shown: str) -> No
     [
         "", "nonsense", "mysql://u:{0}@h/d", "sqlite:///{0}", f"postgresql//u:{SECRET}@h/d",
         f"postgresql://u:{SECRET}@h:port/d", f"postgresql://u:pa@{SECRET}@h:5432/d",
-        f"postgresql://u:{SECRET}@h:99 9/d",
+        f"postgresql://u:{SECRET}@h:99 9/d", f"postgresql://u:{SECRET}@h/d?pgbouncer=true",
+        f"postgresql://u:pa@h/d?sslmode=require&password=a&{SECRET}=b", f"postgresql://u:{SECRET}@/d?port={SECRET}",
     ],
 )  # fmt: skip
 def test_a_url_that_is_none_is_a_usage_error_that_does_not_repeat_it(url: str) -> None:
@@ -72,8 +73,8 @@ def _texts(error: BaseException | None) -> str:
 @pytest.mark.parametrize(
     "place",
     [
-        "127.0.0.1:{port}/book", "127.0.0.1:{port}/book?sslmode=require", "127.0.0.1:{port}/book?sslmode=nonsense",
-        "127.0.0.1:{port}/book?pgbouncer=true", "no-such-host.invalid/book", "/book?host=/nowhere",
+        "127.0.0.1:{port}/book", "127.0.0.1:{port}/book?sslmode=require", "no-such-host.invalid/book",
+        "/book?host=/nowhere",
     ],
 )  # fmt: skip
 def test_an_unreachable_database_is_named_without_its_password(place: str, tmp_path: Path) -> None:
@@ -88,6 +89,23 @@ def test_an_unreachable_database_is_named_without_its_password(place: str, tmp_p
         result = incident.run("detect")
     assert (result.verdict, result.code) == (Verdict.FAILED, "database_unreachable")
     assert SECRET not in repr(result)
+
+
+@pytest.mark.parametrize(
+    ("place", "option"),
+    [
+        ("127.0.0.1:99999/book", "port"),
+        ("/book?host=/tmp&port=99999", "port"),
+        (f"127.0.0.1/book?sslmode={SECRET}", "sslmode"),
+        (f"127.0.0.1/book?keepalives={SECRET}", "keepalives"),
+        (f"127.0.0.1/book?target_session_attrs={SECRET}", "target_session_attrs"),
+    ],
+)
+def test_an_option_that_is_malformed_is_a_usage_error_that_does_not_repeat_it(place: str, option: str) -> None:
+    with pytest.raises(UsageError) as caught, transaction(connect(f"postgresql://somebody:{SECRET}@{place}")):
+        pass
+    assert (caught.value.code, caught.value.exit_status) == ("database_url_invalid", 2)
+    assert caught.value.message == f"RECON_DATABASE_URL has a malformed {option}. Correct it."
 
 
 def test_a_server_that_hangs_up_is_unreachable() -> None:
@@ -107,8 +125,34 @@ def test_a_login_that_the_server_refuses_is_told_in_its_own_words(database_url: 
     with pytest.raises(ReconError) as caught, transaction(connect(url.render_as_string(hide_password=False))):
         pass
     assert caught.value.code == "database_unreachable"
+    assert caught.value.message.startswith("The database answered, but refused the login (")
     assert 'role "nobody-here" does not exist' in caught.value.message
     assert SECRET not in _texts(caught.value)
+
+
+def test_a_password_that_is_wrong_or_missing_is_a_refused_login() -> None:
+    """The server asks for it, whatever it is, and says no."""
+    refusal = b"SFATAL\0VFATAL\0C28P01\0Mpassword authentication failed for user\0\0"
+    answers = [b"R\0\0\0\x08\0\0\0\x03", b"E" + (len(refusal) + 4).to_bytes(4) + refusal]
+
+    def refuse(listener: socket.socket) -> None:
+        with listener.accept()[0] as client:
+            for answer in answers:
+                client.recv(4096)
+                client.sendall(answer)
+
+    for user, said in ((f"u:{SECRET}", "password authentication failed"), ("u", "no password supplied")):
+        with socket.create_server(("127.0.0.1", 0)) as listener:
+            refusing = threading.Thread(target=refuse, args=(listener,))
+            refusing.start()
+            place = f"127.0.0.1:{listener.getsockname()[1]}/d?sslmode=disable"
+            with pytest.raises(ReconError) as caught, transaction(connect(f"postgresql://{user}@{place}")):
+                pass
+            refusing.join()
+        assert caught.value.code == "database_unreachable"
+        assert caught.value.message.startswith("The database answered, but refused the login (")
+        assert said in caught.value.message
+        assert SECRET not in _texts(caught.value)
 
 
 def test_an_error_names_the_sqlstate_and_never_the_parameters(database_url: str) -> None:

@@ -84,6 +84,18 @@ def test_a_refusal_says_why_in_the_banner_and_is_escaped() -> None:
     assert "<script" not in page
 
 
+def test_commands_in_the_banner_are_code_and_no_backticks() -> None:
+    advised = replace(refused(), message="First `recon status`, then <b>.")
+    page = render(executed(advised), result_json(advised))
+    assert "First <code>recon status</code>, then &lt;b&gt;." in page[page.index("<header") : page.index("</header>")]
+
+
+def test_the_style_is_a_style(page) -> None:
+    styles = re.findall(r"<style>(.*?)</style>", page, re.DOTALL)
+    assert '"Segoe UI"' in styles[0]
+    assert not [style for style in styles if "&#" in style]
+
+
 def test_an_error_in_a_cell_is_shown_as_text() -> None:
     notebook = executed(refused())
     output = new_output("error", ename="ValueError", evalue=NASTY, traceback=[f"\x1b[31mValueError\x1b[0m: {NASTY}"])

@@ -17,8 +17,11 @@ from report_samples import NOTEBOOKS
 
 from recon.domain import Stage
 from recon.errors import ReconError, Refused, UsageError
+from recon.interrupts import INTERRUPTS
 from recon.reporting import notebook as notebook_module
+from recon.reporting import runner
 from recon.reporting.notebook import find_notebook
+from recon.reporting.render import render
 from recon.reporting.runner import Outcome, run_stage
 from recon.reporting.seal import read_report
 from recon.reporting.verify import verify_folder
@@ -159,11 +162,15 @@ def test_a_cell_that_takes_too_long_is_stopped(settings, monkeypatch) -> None:
     assert (outcome.result["verdict"], outcome.result["code"]) == ("FAILED", "cell_timeout")
 
 
-def test_an_interrupted_run_says_so_and_is_kept(tmp_path) -> None:
+@pytest.mark.parametrize("number", INTERRUPTS)
+def test_an_interrupted_run_says_so_and_is_kept(tmp_path, number) -> None:
+    """Ctrl-C, and the signals of systemd, cron and a lost terminal."""
     script = (
+        "from recon.interrupts import listen; listen()\n"
         "import sys; from pathlib import Path; from recon.domain import Stage; from recon.settings import Settings\n"
         "from recon.reporting.runner import run_stage\n"
-        "settings = Settings(recon_reports_dir=Path(sys.argv[1]), _env_file=None)\n"
+        "settings = Settings(recon_reports_dir=Path(sys.argv[1]), _env_file=None,\n"
+        "                    recon_database_url='postgresql://u@127.0.0.1:1/d')\n"
         "outcome = run_stage(Stage.APPLY, 'demo', 'b', settings=settings, notebook=Path(sys.argv[2]))\n"
         "print(outcome.result['verdict'], outcome.result['code'], outcome.report.name)\n"
     )
@@ -174,9 +181,34 @@ def test_an_interrupted_run_says_so_and_is_kept(tmp_path) -> None:
         assert time.monotonic() < deadline
         time.sleep(0.05)
     time.sleep(3)
-    process.send_signal(signal.SIGINT)
+    process.send_signal(number)
     out, err = process.communicate(timeout=60)
     assert out == "FAILED interrupted 03_apply.failed.ipynb\n", err
+    said = "Whether it committed is unknown (database_unreachable); "
+    assert said in json.loads((tmp_path / "b" / "03_apply.failed.json").read_text())["message"]
+    assert said in (tmp_path / "b" / "03_apply.failed.html").read_text()
+
+
+def test_an_interrupt_while_the_report_is_saved_waits_until_it_is_whole(settings, monkeypatch) -> None:
+    def interrupted(*arguments) -> str:
+        os.kill(os.getpid(), signal.SIGINT)
+        return render(*arguments)
+
+    monkeypatch.setattr(runner, "render", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        run(settings, "good")
+    assert len(names(settings)) == 6
+    assert [check.name for check in verify_folder(settings.recon_reports_dir / "batch-1") if not check.ok] == []
+
+
+def test_an_interrupt_before_there_is_a_notebook_leaves_nothing(settings, monkeypatch) -> None:
+    def interrupted(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(notebook_module, "execute_notebook", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        run(settings, "good")
+    assert names(settings) == []
 
 
 def test_no_secret_reaches_a_file_or_a_message(settings, monkeypatch) -> None:

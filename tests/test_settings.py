@@ -12,6 +12,7 @@ from console import clean_environment
 
 from recon.database import connect
 from recon.errors import UsageError
+from recon.lab import configuration
 from recon.settings import Settings, load_settings, project_root
 
 RUNBOOK_FLAGS = {
@@ -132,6 +133,16 @@ def test_an_empty_value_counts_as_unset(monkeypatch) -> None:
     assert settings.recon_exit_backfill_dry_run is True
 
 
+def test_an_empty_value_in_the_environment_wins_over_the_env_file(project, monkeypatch) -> None:
+    """`RECON_DATABASE_URL= recon status` must not act on the configured database."""
+    (project / ".env").write_text("RECON_DATABASE_URL=postgresql://u@h/production\nRECON_MAX_BATCH_ROWS=7\n")
+    assert not load_settings().is_demo
+    monkeypatch.setenv("RECON_DATABASE_URL", "")
+    settings = load_settings()
+    assert (settings.is_demo, settings.recon_max_batch_rows) == (True, 7)
+    assert "recon_database_url" not in settings.model_fields_set
+
+
 def test_settings_do_not_change_once_read() -> None:
     settings = load_settings()
     with pytest.raises(ValueError, match="frozen"):
@@ -190,9 +201,43 @@ def test_absolute_folders_and_the_users_home_stay_what_they_are(project, monkeyp
     assert load_settings().recon_reports_dir == elsewhere / "audits"
 
 
-@pytest.mark.parametrize("name", ["RECON_REPORTS_DIR", "RECON_HOME"])
-def test_the_home_of_nobody_is_refused(name) -> None:
-    assert name in refused(**{name: "~nobody-known-here/x"})
+@pytest.mark.parametrize(
+    ("name", "kind"), [("RECON_REPORTS_DIR", ""), ("RECON_HOME", ""), ("RECON_EXCHANGE", "statement:")]
+)
+def test_the_home_of_nobody_is_refused(name, kind) -> None:
+    assert name in refused(**{name: f"{kind}~nobody-known-here/x"})
+
+
+def test_the_folder_of_a_statement_is_made_absolute_from_the_root(project, monkeypatch) -> None:
+    monkeypatch.setenv("HOME", "/home/analyst")
+    for named, folder in {
+        "st/{profile_id}": project / "st" / "{profile_id}",
+        " . ": project,
+        "/mnt/{profile_id}/st": Path("/mnt/{profile_id}/st"),
+        "~/st": Path("/home/analyst/st"),
+    }.items():
+        monkeypatch.setenv("RECON_EXCHANGE", f"statement:{named}")
+        assert load_settings().recon_exchange == f"statement:{folder}"
+    for other in ("table:fills,positions", "statement:", "ccxt:kraken"):
+        monkeypatch.setenv("RECON_EXCHANGE", other)
+        assert load_settings().recon_exchange == other
+
+
+def test_the_kernels_of_jupyterlab_read_the_same_settings_whatever_lies_where_they_start(project, monkeypatch) -> None:
+    """The notebooks lie elsewhere, below another `.env` and beside another statement."""
+    (project / "ops").mkdir()
+    (project / "ops" / ".env").write_text("RECON_EXCHANGE=statement:st/{profile_id}\nRECON_MAX_BATCH_ROWS=7\n")
+    (project / "checkout").mkdir()
+    (project / "checkout" / ".env").write_text(
+        "RECON_DATABASE_URL=postgresql://u@h/other\nRECON_EXCHANGE=statement:x\n"
+    )
+    monkeypatch.chdir(project / "ops")
+    settings = load_settings()
+    for name, value in configuration(settings).items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.chdir(project / "checkout")
+    assert load_settings() == settings
+    assert settings.recon_exchange == f"statement:{project}/ops/st/{{profile_id}}"
 
 
 def test_a_checkout_of_recon_is_a_root_and_another_project_is_not(project) -> None:

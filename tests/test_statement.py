@@ -514,13 +514,14 @@ def test_open_exchange_picks_the_source(write: Writer, monkeypatch: pytest.Monke
     table = open_exchange("table: a.fills , positions", engine=engine, demo_folder=folder)
     assert isinstance(table, TableExchange)
     assert table.name == "table:a.fills,positions"
-    (folder / ".env").touch()
-    (folder / "below").mkdir()
-    monkeypatch.chdir(folder / "below")
-    relative = open_exchange("statement:.", engine=engine)
-    assert relative is not None
-    assert relative.name == "statement:."
-    assert len(relative.fetch("main", now=NOW, lookback=LOOKBACK).fills) == 1
+    monkeypatch.chdir(folder.parent)
+    (folder.parent / ".env").touch()
+    for where, shown in ((folder.parent, folder.name), (Path("/"), folder)):
+        monkeypatch.chdir(where)
+        named = open_exchange(f"statement: {folder} ", engine=engine)
+        assert named is not None
+        assert named.name == f"statement:{shown}"
+        assert len(named.fetch("main", now=NOW, lookback=LOOKBACK).fills) == 1
 
 
 @pytest.mark.parametrize(

@@ -132,6 +132,20 @@ def test_the_exchange_must_agree_on_what_is_fully_repaired(incident: Incident) -
     assert incident.run("validate").verdict is Verdict.DONE
 
 
+def test_an_exchange_that_cannot_be_read_is_no_reason_to_roll_back(incident: Incident) -> None:
+    incident.create_table().ghost("t1")
+    incident.repair()
+    statement = incident.folder / "fills.csv"
+    kept = statement.read_bytes()
+    statement.write_text("nonsense")
+    result = incident.run("validate")
+    assert (result.verdict, result.code) == (Verdict.FAILED, "validation_failed")
+    assert (result.message or "").endswith("; make the exchange readable and validate again.")
+    statement.write_bytes(kept)
+    incident.row("late", "t1", "EXIT", "1", 90)
+    assert "; roll back, or put it right" in (incident.run("validate").message or "")
+
+
 def test_an_acknowledged_remainder_is_listed_not_failed(incident: Incident) -> None:
     incident.create_table().ghost("t1", "1", filled="0.6")
     incident.repair("t1=moved")

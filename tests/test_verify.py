@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import re
 import resource
 import subprocess
 from concurrent.futures import ThreadPoolExecutor
@@ -63,16 +64,52 @@ def test_runs_are_numbered_read_only_and_described(folder) -> None:
     names = [entry["name"] for entry in read_manifest(folder)["files"] if entry["name"].endswith(".ipynb")]
     assert names == ["01_detect.ipynb", "02_dry_run.ipynb", "02_dry_run.2.ipynb", "03_apply.ipynb"]
     assert all((folder / name).stat().st_mode & 0o777 == 0o444 for name in names)
-    assert read_manifest(folder)["files"][-1] | {"sha256": "", "size": 0} == {
+    last = read_manifest(folder)["files"][-1]
+    assert re.fullmatch(r"20\d\d-\d\d-\d\dT\d\d:\d\d:\d\dZ", last["kept_at"])
+    assert last | {"sha256": "", "size": 0, "kept_at": ""} == {
         "name": "03_apply.json",
         "sha256": "",
         "size": 0,
         "stage": "apply",
         "verdict": "NO_GO",
         "plan_digest": None,
+        "kept_at": "",
     }
     page = (folder / "index.html").read_text()
     assert page.index("02_dry_run.html") < page.index("02_dry_run.2.html")
+
+
+def test_the_index_shows_when_each_run_was_kept_in_this_order(tmp_path) -> None:
+    """A run that broke off comes before the one that went well afterwards, whatever their names."""
+    for number, name in enumerate(("03_apply.failed", "03_apply", "01_detect")):
+        path = tmp_path / f"{name}.ipynb"
+        add_file(path, nbformat.writes(executed(done(Stage.APPLY))).encode())
+        os.utime(path, (number * 60, number * 60))
+    describe(tmp_path, "demo")
+    page = (tmp_path / "index.html").read_text()
+    shown = re.findall(r"<td>(1970-01-01T00:0\d:00Z)</td>\s.*\s.*\s<td><a href=\"([^\"]+)\.ipynb\"", page)
+    assert shown == [
+        ("1970-01-01T00:00:00Z", "03_apply.failed"),
+        ("1970-01-01T00:01:00Z", "03_apply"),
+        ("1970-01-01T00:02:00Z", "01_detect"),
+    ]
+
+
+def test_a_manifest_from_before_it_said_when_is_read_and_goes_on(folder) -> None:
+    manifest = json.loads((folder / "manifest.json").read_text())
+    for entry in manifest["files"]:
+        del entry["kept_at"]
+    overwrite(folder / "manifest.json", json.dumps(manifest).encode())
+    keep(folder, done(Stage.VALIDATE))
+    assert {entry["kept_at"] is None for entry in read_manifest(folder)["files"]} == {True, False}
+    assert failed(folder) == {}
+
+
+def test_the_style_of_the_index_is_a_style(folder) -> None:
+    page = (folder / "index.html").read_text()
+    style = page[page.index("<style>") : page.index("</style>")]
+    assert '"Segoe UI"' in style
+    assert "&#" not in style
 
 
 def test_a_changed_file_is_named(folder) -> None:

@@ -16,6 +16,7 @@ from report_samples import AT, NASTY, TABLE_NAMES, against, done, dry_run, item,
 
 from recon.domain import Grade, Reason, Stage, Table, Verdict
 from recon.reporting.figures import coverage, coverage_figure
+from recon.reporting.markup import CSS
 from recon.reporting.prose import closing
 from recon.reporting.tables import TableView, cell_text, checks_view, items_view, table_frame, table_view
 from recon.reporting.verdict import next_step, to_acknowledge, verdict_view
@@ -75,6 +76,15 @@ def test_only_columns_of_numbers_are_aligned_right() -> None:
         "  5",
         "500",
     ]
+
+
+def test_every_rule_for_tables_is_stronger_than_jupyterlabs() -> None:
+    """Its own, `:not(.jp-RenderedMarkdown).jp-RenderedHTMLCommon td`, has the weight of two classes and one element."""
+    rules = [rule.strip() for line in re.findall(r"^ *([^@{}]+) {", CSS, re.MULTILINE) for rule in line.split(",")]
+    tables = [rule for rule in rules if "table" in rule]
+    assert len(tables) > 8
+    assert [rule for rule in tables if not rule.startswith(".recon-scroll table.recon-table")] == []
+    assert TableView(table(1))._repr_html_().count('<div class="recon-scroll"><table class="recon-table') == 1
 
 
 def test_a_table_without_rows_says_so() -> None:

@@ -15,6 +15,7 @@ import re
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import UTC, datetime
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -45,8 +46,9 @@ REPORT_FILE = re.compile(
 SUMS, MANIFEST, INDEX = "SHA256SUMS", "manifest.json", "index.html"
 """The three files that describe a folder and are replaced as it grows."""
 
-ENTRY_KEYS = ("name", "sha256", "size", "stage", "verdict", "plan_digest")
-"""What the manifest says of each file; `verdict` is None when the notebook is not a valid report."""
+ENTRY_KEYS = ("name", "sha256", "size", "stage", "verdict", "plan_digest", "kept_at")
+"""What the manifest says of each file: `verdict` is None when the notebook is not a valid report, `kept_at` when the
+manifest was written before there was one."""
 
 Manifest = dict[str, Any]
 """`batch_id`, `profile_id` and `files`, a list of entries by name."""
@@ -126,7 +128,7 @@ def read_manifest(folder: Path, profile_id: str = "") -> Manifest:
         return {"batch_id": folder.name, "profile_id": profile_id, "files": []}
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-        files = [{key: entry[key] for key in ENTRY_KEYS} for entry in content["files"]]
+        files = [{key: entry[key] for key in ENTRY_KEYS} for entry in ({"kept_at": None} | e for e in content["files"])]
         return {"batch_id": content["batch_id"], "profile_id": content["profile_id"], "files": files}
     except (ValueError, KeyError, TypeError):
         raise OSError(errno.EINVAL, f"{path.name} was changed and cannot be read") from None
@@ -158,6 +160,7 @@ def _entry(path: Path, match: re.Match[str]) -> dict[str, Any]:
         "stage": STAGES[match["stem"]].value,
         "verdict": "FAILED" if match["failed"] else result and result["verdict"],
         "plan_digest": result and result["plan_digest"],
+        "kept_at": f"{datetime.fromtimestamp(path.stat().st_mtime, UTC):%Y-%m-%dT%H:%M:%SZ}",
     }
 
 
@@ -175,6 +178,7 @@ def _write_description(folder: Path, manifest: Manifest) -> None:
 def _runs(manifest: Manifest) -> list[dict[str, Any]]:
     names = {entry["name"] for entry in manifest["files"]}
     notebooks = [entry for entry in manifest["files"] if entry["name"].endswith(".ipynb")]
+    notebooks.sort(key=lambda entry: entry["kept_at"] or "")
     return [
         entry
         | {"stem": stem, "suffixes": [suffix for suffix in ("html", "ipynb", "json") if f"{stem}.{suffix}" in names]}

@@ -29,6 +29,7 @@ from papermill.engines import Engine, NotebookExecutionManager, papermill_engine
 from traitlets import default
 
 from recon.errors import ReconError
+from recon.interrupts import heard
 from recon.reporting.seal import load_notebook
 
 CELL_SECONDS = 900
@@ -76,22 +77,28 @@ def check_parameters(path: Path, names: frozenset[str]) -> None:
 
 
 def execute(path: Path, parameters: Mapping[str, str], environment: Mapping[str, str], *, progress: bool) -> Execution:
-    """Run every cell in a fresh kernel that sees `environment` on top of this process's; never raises for a cell."""
+    """Run every cell in a fresh kernel that sees `environment` on top of this process's; never raises for a cell.
+
+    An interrupt ends it early and is told; only one that comes before there is a notebook is raised.
+    """
     kept: list[NotebookNode] = []
     trouble: tuple[str, str] | tuple[None, None] = None, None
     try:
-        execute_notebook(
-            str(path).replace("{", "{{").replace("}", "}}"),  # papermill formats paths
-            None,
-            parameters=dict(parameters),
-            engine_name="recon",
-            kernel_name="python3",
-            language="python",
-            progress_bar=progress,
-            kept=kept,
-            environment={**os.environ, **environment},
-        )
+        with heard():
+            execute_notebook(
+                str(path).replace("{", "{{").replace("}", "}}"),  # papermill formats paths
+                None,
+                parameters=dict(parameters),
+                engine_name="recon",
+                kernel_name="python3",
+                language="python",
+                progress_bar=progress,
+                kept=kept,
+                environment={**os.environ, **environment},
+            )
     except (PapermillExecutionError, CellTimeoutError, RuntimeError, OSError, KeyboardInterrupt) as error:
+        if not kept:
+            raise
         trouble = _trouble(error)
     notebook = kept[0]
     for key in ("input_path", "output_path", "environment_variables"):

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from recon.reporting.markup import CSS, TEMPLATES
+from recon.reporting.markup import CSS, TEMPLATES, marked
 from recon.reporting.result import ResultJson, printable
 
 if TYPE_CHECKING:
@@ -35,7 +35,7 @@ def _page(result: ResultJson) -> dict[str, str]:
         "css": PAGE_CSS + CSS,
         "verdict": result["verdict"],
         "code": result.get("code", ""),
-        "message": printable(result.get("message", "")),
+        "message": marked(printable(result.get("message", ""))),
         "failed": printable(f"checks that failed: {', '.join(failed)}") if failed else "",
         "digest": f"plan digest {digest}" if digest else "",
     }

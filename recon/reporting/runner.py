@@ -1,7 +1,8 @@
 """Running one stage: its notebook is executed, judged by what it holds, and kept as the audit report.
 
 Only here and in `recon.reporting.folder` are reports written. The order matters: what cannot work is refused before
-anything is run; a report that cannot be kept afterwards never hides what the stage did.
+anything is run; a report that cannot be kept afterwards never hides what the stage did; and from the last cell on
+interrupts wait, so that a report is whole or was never begun.
 """
 
 from __future__ import annotations
@@ -9,13 +10,15 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import unquote
 
 from recon.domain import Stage, StageResult, Verdict
 from recon.identity import check_batch_id
+from recon.incident import commit_outcome
+from recon.interrupts import heard, held_off
 from recon.reporting.folder import STEMS, add_file, add_report, describe, open_folder, report_files
 from recon.reporting.notebook import Execution, check_parameters, execute, find_notebook, from_text, to_text
 from recon.reporting.render import render
@@ -59,9 +62,10 @@ def run_stage(
     `trade_ids` and `symbols` narrow the batch. `demo` leaves a configured database aside. `progress` shows a bar on
     standard error. `notebook` runs another one in place of the shipped one. A run that is no valid report is FAILED,
     with the code `cell_failed`, `cell_timeout`, `kernel_died`, `kernel_not_started`, `interrupted` or
-    `report_invalid`, and is kept apart as `*.failed.ipynb`. Raises `UsageError` (malformed_batch_id), `Refused`
-    (batch_of_another_profile) and `ReconError` (notebook_missing, notebook_invalid, reports_unwritable) before
-    anything is run.
+    `report_invalid`, and is kept apart as `*.failed.ipynb`; of an apply or rollback the message then also says what
+    became of the transaction. Raises `KeyboardInterrupt` for an interrupt that came once the notebook had ended, with
+    the report kept, and before anything is run `UsageError` (malformed_batch_id), `Refused` (batch_of_another_profile)
+    and `ReconError` (notebook_missing, notebook_invalid, reports_unwritable).
     """
     folder = settings.recon_reports_dir / check_batch_id(batch_id)
     source = notebook or find_notebook(f"{STEMS[stage]}.ipynb")
@@ -69,15 +73,17 @@ def run_stage(
     open_folder(folder, profile_id)
     parameters = {"profile_id": profile_id, "batch_id": batch_id}
     scope = {"trade_ids": list(trade_ids), "symbols": list(symbols), "demo": demo}
-    execution = execute(source, parameters, {RUN_VARIABLE: json.dumps(scope)}, progress=progress)
-    execution = _without_secrets(execution, settings)
-    reading = read_seal(execution.notebook, {"stage": stage.value, **parameters})
-    if reading.findings or reading.result is None:
-        result = _failure(stage, profile_id, batch_id, execution, reading.findings)
-        return _keep(folder, f"{STEMS[stage]}.failed", execution, result)
-    if _opens_nothing(folder, reading.result):
-        return Outcome(reading.result, None)
-    return _keep(folder, STEMS[stage], execution, reading.result)
+    with held_off():
+        execution = execute(source, parameters, {RUN_VARIABLE: json.dumps(scope)}, progress=progress)
+        execution = _without_secrets(execution, settings)
+        reading = read_seal(execution.notebook, {"stage": stage.value, **parameters})
+        if reading.findings or reading.result is None:
+            failure = _failure(stage, profile_id, batch_id, execution, reading.findings)
+            return _keep(folder, f"{STEMS[stage]}.failed", execution, _settled(failure, stage, settings))
+        if _opens_nothing(folder, reading.result):
+            return Outcome(reading.result, None)
+        outcome = _keep(folder, STEMS[stage], execution, reading.result)
+        return replace(outcome, result=_settled(outcome.result, stage, settings))
 
 
 def _failure(stage: Stage, profile_id: str, batch_id: str, execution: Execution, findings: Sequence[str]) -> ResultJson:
@@ -87,6 +93,15 @@ def _failure(stage: Stage, profile_id: str, batch_id: str, execution: Execution,
     return result_json(
         StageResult(stage, profile_id, batch_id, Verdict.FAILED, code=code, message=f"{message} {advice}")
     )
+
+
+def _settled(result: ResultJson, stage: Stage, settings: Settings) -> ResultJson:
+    """The result; a FAILED one also says what became of its transaction. Asking for that may be interrupted."""
+    if result["verdict"] != Verdict.FAILED:
+        return result
+    with heard():
+        said = commit_outcome(stage, settings, result["batch_id"])
+    return result | {"message": f"{result['message']} {said}".rstrip()}
 
 
 def _opens_nothing(folder: Path, result: ResultJson) -> bool:

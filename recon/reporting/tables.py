@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 MARKED = frozenset({"decision", "outcome", "verdict"})
 """Columns whose words stand out; the word itself says it, colour only helps."""
 
-WIDE, WIDE_IN_DENSE, DENSE = 42, 28, 8
+WIDE, WIDE_IN_DENSE, DENSE = 42, 28, 7
 """Cells with more characters than `WIDE` are wrapped in HTML, `WIDE_IN_DENSE` in tables of more than `DENSE` columns:
 reasons have up to 41 characters, instants 27."""
 

@@ -100,9 +100,13 @@ def validate(work: Workspace, profile_id: str, batch_id: str) -> StageResult:
     if passed:
         return result
     failed = ", ".join(check.name for check in checks if not check.ok)
-    message = (
-        f"These checks failed: {failed}. The checks say what was found; roll back, or put it right and validate again."
+    unknown = snapshot is None or snapshot.positions is None
+    advice = (
+        "make the exchange readable and validate again"
+        if unknown and failed == "exchange_agrees"
+        else "roll back, or put it right and validate again"
     )
+    message = f"These checks failed: {failed}. The checks say what was found; {advice}."
     return replace(result, code="validation_failed", message=message)
 
 

@@ -29,10 +29,9 @@ _KEYS = ("venue", "account", "from", "to", "fetched_at", "profile_id")
 class StatementExchange:
     """Evidence from a statement folder; implements `recon.venues.base.Exchange`."""
 
-    def __init__(self, directory_template: str, *, root: Path = Path(), name: str | None = None) -> None:
-        """Take the folder as given, relative to `root`; `name` is what reports call it, else the folder itself."""
+    def __init__(self, directory_template: str, *, name: str | None = None) -> None:
+        """Take the folder as given; `name` is what reports call it, else the folder itself."""
         self._template = directory_template
-        self._root = root
         self.name = name or f"statement:{directory_template}"
 
     def fetch(self, profile_id: str, *, now: datetime, lookback: timedelta, window: Window | None = None) -> Snapshot:
@@ -63,7 +62,7 @@ class StatementExchange:
                     "'/', '\\', '..' and NUL; give this profile a statement folder without the placeholder.",
                 )
             folder = folder.replace(PLACEHOLDER, profile_id)
-        return self._root / Path(folder).expanduser()
+        return Path(folder)
 
 
 def _read_about(folder: Path, profile_id: str, now: datetime) -> Row:
