@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import shutil
+import signal
 import subprocess
 import time
 import uuid
@@ -21,6 +22,12 @@ from recon.embedded import EmbeddedServer, start
 from recon.embedded_watch import open_lock, try_lock
 
 Servers = Callable[[str], EmbeddedServer]
+
+
+def pytest_configure() -> None:
+    """Let Ctrl-C be heard: a job that a shell started in the background ignores it, and so would what it starts."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def postgresql_15() -> Path | None:

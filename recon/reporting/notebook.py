@@ -20,6 +20,7 @@ import nbformat
 from ipykernel.kernelspec import RESOURCES, get_kernel_dict
 from jupyter_client.kernelspec import KernelSpec
 from jupyter_client.manager import AsyncKernelManager
+from jupyter_core.utils import ensure_event_loop
 from nbclient.exceptions import CellTimeoutError, DeadKernelError
 from nbformat import NotebookNode
 from papermill import PapermillExecutionError, execute_notebook
@@ -135,6 +136,8 @@ class _RecordingEngine(Engine):  # type: ignore[misc]
         **_: object,
     ) -> None:
         kept.append(nb_man.nb)
+        # A cell that Ctrl-C leaves behind fails when its kernel is stopped; asyncio would print that as a crash.
+        ensure_event_loop().set_exception_handler(lambda _, about: LOG.debug("%s", about["message"]))
         client = PapermillNotebookClient(
             nb_man,
             kernel_name=kernel_name,
