@@ -7,17 +7,20 @@ unless `direction=asc`; `after` and `until` are exclusive; `page_token` is the i
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from datetime import UTC, datetime, time, timedelta
 from decimal import Decimal
+from typing import TypeVar
 from zoneinfo import ZoneInfo
 
 from venue.model import ZERO, FeeActivity, Market, Order, Scenario, Trade, plain
+from venue.paging import Timeline
 from venue.spelling import alpaca_uuid
 from venue.wire import Clock, Keys, Reply, Request
 
 Row = dict[str, object]
-Dated = tuple[datetime, Row]
+Item = TypeVar("Item")
 
 _CASH = "USD"
 _NEW_YORK = ZoneInfo("America/New_York")
@@ -38,11 +41,24 @@ class _Refusal(Exception):
         self.reply = Reply(status, {"code": code, "message": message})
 
 
+@dataclass(frozen=True, slots=True)
+class Fill:
+    """A trade with what its order had filled (`done`) and still wanted (`left`) after it."""
+
+    id: str
+    trade: Trade
+    done: Decimal
+    left: Decimal
+
+
+Activity = Fill | FeeActivity
+
+
 class Alpaca:
     """Implements `venue.wire.Dialect`."""
 
     name = "alpaca"
-    prefixes = ("/v2/",)
+    prefixes: tuple[str, ...] = ("/v2/",)
 
     def __init__(self, scenario: Scenario, keys: Keys, clock: Clock, limit: int | None = None) -> None:
         """`limit` lowers the number of rows per page."""
@@ -50,6 +66,7 @@ class Alpaca:
         self._keys = keys
         self._clock = clock
         self._limit = limit
+        self._timelines: dict[frozenset[str], Timeline[Activity]] = {}
         self._plain: dict[str, Callable[[Request], object]] = {
             "/v2/assets": self._assets,
             "/v2/account": lambda _: self._account(),
@@ -164,28 +181,32 @@ class Alpaca:
         kinds = set((kind or params.get("activity_types", "FILL,CFEE")).split(","))
         if kinds - _KINDS:
             raise _Refusal(422, 40010001, f"invalid activity type: {', '.join(sorted(kinds - _KINDS))}")
-        rows = self._fills() if "FILL" in kinds and params.get("category") != "non_trade_activity" else []
-        if "CFEE" in kinds and params.get("category") != "trade_activity":
-            rows = [*rows, *self._fee_rows()]
+        wanted = {"trade_activity": {"FILL"}, "non_trade_activity": {"CFEE"}}.get(params.get("category", ""), kinds)
         size = _whole(params, "page_size", _ACTIVITIES, _ACTIVITIES if "date" not in params else 10**9)
-        return _after_token(_ordered(_between(rows, params), params), params)[: min(size, self._limit or size)]
+        rows = self._timeline(frozenset(kinds & wanted & {"FILL", "CFEE"}))
+        return [self._activity(row) for row in _cut(rows, params, min(size, self._limit or size))]
 
-    def _fills(self) -> list[Dated]:
-        return [pair for row in self._scenario.orders for pair in self._fills_of(row)]
+    def _timeline(self, kinds: frozenset[str]) -> Timeline[Activity]:
+        """Fills and fees by time, kept, since a client asks for many pages of them."""
+        if kinds not in self._timelines:
+            rows: list[Activity] = [fill for fill in self._fills() if "FILL" in kinds]
+            rows += [fee for fee in self._scenario.fees if "CFEE" in kinds and self._is_over(fee)]
+            self._timelines[kinds] = Timeline(rows, _happened, lambda row: row.id)
+        return self._timelines[kinds]
 
-    def _fills_of(self, order: Order) -> list[Dated]:
-        done, rows = ZERO, []
-        for trade in self._scenario.trades_of(order.id):
-            done += trade.qty
-            rows.append((trade.filled_at, _fill(trade, done, order.qty - done)))
-        return rows
+    def _fills(self) -> Iterator[Fill]:
+        for order in self._scenario.orders:
+            done = ZERO
+            for trade in self._scenario.trades_of(order.id):
+                done += trade.qty
+                yield Fill(trade.id, trade, done, order.qty - done)
 
-    def _fee_rows(self) -> list[Dated]:
-        """The fees of every day that is over."""
-        today = self._scenario.now.astimezone(UTC).date()
-        return [
-            (_midnight(row), _fee(row, self._last_price(row.asset))) for row in self._scenario.fees if row.day < today
-        ]
+    def _is_over(self, fee: FeeActivity) -> bool:
+        """Whether the day of a fee has ended, in UTC."""
+        return fee.day < self._scenario.now.astimezone(UTC).date()
+
+    def _activity(self, row: Activity) -> Row:
+        return _fill(row) if isinstance(row, Fill) else _fee(row, self._last_price(row.asset))
 
     # Orders
 
@@ -196,14 +217,15 @@ class Alpaca:
             raise _Refusal(422, 40010001, f"invalid status: {status}")
         symbols = {name.replace("/", "") for name in params.get("symbols", "").split(",") if name}
         rows = [
-            (row.created_at, self._order_row(row))
+            row
             for row in self._scenario.orders
             if status in ("all", "open" if row.is_open else "closed")
             and (not symbols or row.symbol.replace("/", "") in symbols)
             and params.get("side", row.side) == row.side
         ]
         size = _whole(params, "limit", _ORDERS_UNASKED, _ORDERS)
-        return _ordered(_between(rows, params), params)[: min(size, self._limit or size)]
+        timeline = Timeline(rows, lambda row: row.created_at, lambda row: row.id)
+        return [self._order_row(row) for row in _cut(timeline, params, min(size, self._limit or size))]
 
     def _order(self, order_id: str) -> Row:
         for row in self._scenario.orders:
@@ -267,11 +289,17 @@ def _position(asset: str, qty: Decimal, available: Decimal, price: Decimal) -> R
     }  # fmt: skip
 
 
-def _fill(trade: Trade, done: Decimal, left: Decimal) -> Row:
+def _happened(row: Activity) -> datetime:
+    """When a fill happened; a fee has only a day, and counts from its beginning, as its id does."""
+    return row.trade.filled_at if isinstance(row, Fill) else datetime.combine(row.day, time(), UTC)
+
+
+def _fill(row: Fill) -> Row:
+    trade, left = row.trade, row.left
     return {
         "id": trade.id, "activity_type": "FILL", "transaction_time": _go_time(trade.filled_at),
         "type": "partial_fill" if left else "fill", "price": trade.price, "qty": trade.qty, "side": trade.side,
-        "symbol": trade.symbol, "leaves_qty": left, "order_id": trade.order_id, "cum_qty": done,
+        "symbol": trade.symbol, "leaves_qty": left, "order_id": trade.order_id, "cum_qty": row.done,
         "order_status": "partially_filled" if left else "filled", "swap_rate": "1",
     }  # fmt: skip
 
@@ -293,28 +321,36 @@ def _status(row: Order) -> str:
     return row.status
 
 
-def _midnight(row: FeeActivity) -> datetime:
-    return datetime.combine(row.day, time(), UTC)
-
-
 def _go_time(moment: datetime) -> str:
     """RFC 3339 with as many decimals as are needed."""
     text = moment.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%S.%f")
     return text.rstrip("0").rstrip(".") + "Z"
 
 
-def _between(rows: list[Dated], params: dict[str, str]) -> list[Dated]:
-    if "date" in params and {"after", "until"} & params.keys():
+def _cut(rows: Timeline[Item], params: dict[str, str], size: int) -> list[Item]:
+    """The page that the parameters ask for: after and before two instants, and behind the row of the token."""
+    direction, token = params.get("direction", "desc"), params.get("page_token")
+    if direction not in ("asc", "desc"):
+        raise _Refusal(422, 40010001, f"invalid direction: {direction}")
+    low, high = _window(rows, params)
+    place = rows.place(token) if token else None
+    if token and place is None:
+        raise _Refusal(422, 40010001, "invalid page_token")
+    if place is not None:
+        low, high = (max(low, place + 1), high) if direction == "asc" else (low, min(high, place))
+    return rows.page(low, high, size, newest_first=direction == "desc")
+
+
+def _window(rows: Timeline[Item], params: dict[str, str]) -> tuple[int, int]:
+    """The places that `after` and `until` (both exclusive) leave, or those of one day."""
+    if not params.get("date"):
+        after, until = (_moment(params, name) for name in ("after", "until"))
+        return rows.first_after(after) if after else 0, rows.first_from(until) if until else len(rows.rows)
+    if params.get("after") or params.get("until"):
         raise _Refusal(422, 40010001, "date cannot be used together with after or until")
-    after, until = (_moment(params, name) for name in ("after", "until"))
-    day = params.get("date")
-    return [
-        (when, row)
-        for when, row in rows
-        if (after is None or when > after)
-        and (until is None or when < until)
-        and (day is None or when.date().isoformat() == day[:10])
-    ]
+    day = _moment(params | {"date": params["date"][:10]}, "date")
+    assert day is not None
+    return rows.first_from(day), rows.first_from(day + timedelta(days=1))
 
 
 def _moment(params: dict[str, str], name: str) -> datetime | None:
@@ -325,24 +361,6 @@ def _moment(params: dict[str, str], name: str) -> datetime | None:
     except ValueError:
         raise _Refusal(422, 40010001, f"Invalid format for parameter {name}: {params[name]}") from None
     return moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment
-
-
-def _ordered(rows: list[Dated], params: dict[str, str]) -> list[Row]:
-    direction = params.get("direction", "desc")
-    if direction not in ("asc", "desc"):
-        raise _Refusal(422, 40010001, f"invalid direction: {direction}")
-    ordered = sorted(rows, key=lambda pair: (pair[0], str(pair[1]["id"])), reverse=direction == "desc")
-    return [row for _, row in ordered]
-
-
-def _after_token(rows: list[Row], params: dict[str, str]) -> list[Row]:
-    token = params.get("page_token")
-    if not token:
-        return rows
-    ids = [row["id"] for row in rows]
-    if token not in ids:
-        raise _Refusal(422, 40010001, "invalid page_token")
-    return rows[ids.index(token) + 1 :]
 
 
 def _whole(params: dict[str, str], name: str, default: int, most: int) -> int:

@@ -6,6 +6,7 @@ import hashlib
 import hmac
 from collections.abc import Callable, Iterable, Mapping
 from datetime import datetime, timedelta
+from functools import cached_property
 
 from venue.model import ZERO, Order, Scenario, Trade, plain
 from venue.wire import Clock, Keys, Reply, Request, from_milliseconds, milliseconds
@@ -130,6 +131,14 @@ class Binance:
         """A unified symbol as Binance spells it."""
         return self.scenario.market(symbol).joined
 
+    @cached_property
+    def trades(self) -> dict[str, list[Trade]]:
+        """The trades of each unified symbol as the venue sorts them: by their number."""
+        groups: dict[str, list[Trade]] = {row.symbol: [] for row in self.scenario.markets}
+        for row in sorted(self.scenario.trades, key=lambda row: int(row.id)):
+            groups[row.symbol].append(row)
+        return groups
+
     def page(self, params: Mapping[str, str], most: int = MAX_LIMIT) -> int:
         """How many rows the page may have; more than the most is cut down to it."""
         size = min(whole(params, "limit", min(DEFAULT_LIMIT, most)), most)
@@ -187,11 +196,6 @@ def order_row(row: Order, fills: tuple[Trade, ...], symbol: str) -> Row:
 
 def by_id(rows: Iterable[Order]) -> list[Order]:
     """Orders as the venue sorts them: by their number."""
-    return sorted(rows, key=lambda row: int(row.id))
-
-
-def trades_by_id(rows: Iterable[Trade]) -> list[Trade]:
-    """Trades as the venue sorts them: by their number."""
     return sorted(rows, key=lambda row: int(row.id))
 
 

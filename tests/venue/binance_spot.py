@@ -19,7 +19,6 @@ from venue.binance import (
     order_row,
     required,
     span,
-    trades_by_id,
     whole,
     within,
 )
@@ -39,7 +38,7 @@ class BinanceSpot(Binance):
     """Implements `venue.wire.Dialect`."""
 
     name = "binance_spot"
-    prefixes = ("/api/v3/", "/sapi/")
+    prefixes: tuple[str, ...] = ("/api/v3/", "/sapi/")
     reading_posts = frozenset(("/sapi/v1/asset/get-funding-asset", "/sapi/v3/asset/getUserAsset"))
 
     def __init__(self, scenario: Scenario, keys: Keys, clock: Clock, limit: int | None = None) -> None:
@@ -135,16 +134,19 @@ class BinanceSpot(Binance):
     # Trades and orders
 
     def _trades(self, params: Mapping[str, str], *, shown: bool) -> list[Row]:
-        symbol = self.symbol(params)
+        symbol = self.symbol(params) or ""
         only_combinations(params, _TRADES_ALLOWED, _TRADES)
         start, end = span(params, _DAY, _TOO_LONG)
         first, order_id = whole(params, "fromId", 0), params.get("orderId")
-        rows = trades_by_id(
+        rows = [
             row
-            for row in self.scenario.trades
-            if shown and row.symbol == symbol and row.kind != "dust" and within(row.filled_at, start, end)
-        )
-        rows = [row for row in rows if int(row.id) >= first and order_id in (None, row.order_id)]
+            for row in self.trades[symbol]
+            if shown
+            and row.kind != "dust"
+            and within(row.filled_at, start, end)
+            and int(row.id) >= first
+            and order_id in (None, row.order_id)
+        ]
         size = self.page(params)
         return [self._trade(row) for row in (rows[:size] if "fromId" in params or start else rows[-size:])]
 

@@ -21,7 +21,6 @@ from venue.binance import (
     order_row,
     required,
     span,
-    trades_by_id,
     whole,
     within,
 )
@@ -44,7 +43,7 @@ class BinanceUsdm(Binance):
     """Implements `venue.wire.Dialect`. COIN-M is there too, without any contract."""
 
     name = "binance_usdm"
-    prefixes = ("/fapi/", "/dapi/")
+    prefixes: tuple[str, ...] = ("/fapi/", "/dapi/")
 
     def __init__(self, scenario: Scenario, keys: Keys, clock: Clock, limit: int | None = None) -> None:
         """`limit` lowers the number of rows per page."""
@@ -126,8 +125,8 @@ class BinanceUsdm(Binance):
         ]
 
     def _mark(self, leg: Leg) -> Decimal:
-        mine = [row for row in self.scenario.trades if row.symbol == leg.symbol]
-        return max(mine, key=lambda row: row.filled_at).price if mine else leg.entry_price or Decimal(1)
+        mine = self.trades[leg.symbol]
+        return mine[-1].price if mine else leg.entry_price or Decimal(1)
 
     def _numbers(self, leg: Leg) -> tuple[Decimal, Decimal, Decimal, Decimal]:
         """Mark price, notional (signed), unrealized profit and initial margin, the last three in the quote asset."""
@@ -213,17 +212,19 @@ class BinanceUsdm(Binance):
     # Trades and orders
 
     def _trades(self, params: Mapping[str, str]) -> list[Row]:
-        symbol, size = self.symbol(params), self.page(_checked(params))
+        symbol, size = self.symbol(params) or "", self.page(_checked(params))
         only_combinations(params, _TRADES_ALLOWED, _TRADES)
         first, order_id = whole(params, "fromId", 0), params.get("orderId")
         start, end = self._week(params, unbounded="fromId" in params)
         kept = self.scenario.now - _TRADES_KEPT
-        rows = trades_by_id(
+        rows = [
             row
-            for row in self.scenario.trades
-            if row.symbol == symbol and row.filled_at >= kept and within(row.filled_at, start, end)
-        )
-        rows = [row for row in rows if int(row.id) >= first and order_id in (None, row.order_id)]
+            for row in self.trades[symbol]
+            if row.filled_at >= kept
+            and within(row.filled_at, start, end)
+            and int(row.id) >= first
+            and order_id in (None, row.order_id)
+        ]
         ascending = "fromId" in params or "startTime" in params
         return [self._trade(row) for row in (rows[:size] if ascending else rows[-size:])]
 

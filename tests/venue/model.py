@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from datetime import date, datetime
 from decimal import Decimal
+from functools import cached_property
 from typing import Literal
 
 MarketKind = Literal["spot", "swap"]
@@ -149,7 +150,7 @@ class FeeActivity:
     day: date
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Scenario:
     """Everything the venue knows about the account as of `now`; `wallet` is where spot orders and trades belong."""
 
@@ -178,7 +179,30 @@ class Scenario:
 
     def market(self, symbol: str) -> Market:
         """The market of a unified symbol. Raises KeyError if there is none."""
-        return {market.symbol: market for market in self.markets}[symbol]
+        return self._markets[symbol]
+
+    def order(self, order_id: str) -> Order:
+        """The order of an id. Raises KeyError if there is none."""
+        return self._orders[order_id]
+
+    def trades_of(self, order_id: str) -> tuple[Trade, ...]:
+        """The fills of one order, oldest first."""
+        return self._fills.get(order_id, ())
+
+    @cached_property
+    def _markets(self) -> dict[str, Market]:
+        return {row.symbol: row for row in self.markets}
+
+    @cached_property
+    def _orders(self) -> dict[str, Order]:
+        return {row.id: row for row in self.orders}
+
+    @cached_property
+    def _fills(self) -> dict[str, tuple[Trade, ...]]:
+        groups: dict[str, list[Trade]] = {}
+        for row in sorted(self.trades, key=lambda row: (row.filled_at, row.id)):
+            groups.setdefault(row.order_id, []).append(row)
+        return {order_id: tuple(rows) for order_id, rows in groups.items()}
 
     def of_kind(self, kind: MarketKind) -> Scenario:
         """The part of the scenario on markets of one kind; balances are kept."""
@@ -192,10 +216,6 @@ class Scenario:
             legs=tuple(leg for leg in self.legs if leg.symbol in symbols),
             fees=tuple(fee for fee in self.fees if fee.symbol in symbols),
         )
-
-    def trades_of(self, order_id: str) -> tuple[Trade, ...]:
-        """The fills of one order, oldest first."""
-        return tuple(sorted((t for t in self.trades if t.order_id == order_id), key=lambda t: (t.filled_at, t.id)))
 
 
 def plain(value: Decimal) -> str:

@@ -17,6 +17,7 @@ from venue.alpaca import Alpaca
 from venue.binance_spot import BinanceSpot
 from venue.binance_usdm import BinanceUsdm
 from venue.faults import Fault, FaultKind, FaultPlan
+from venue.kraken import Kraken
 from venue.model import Scenario
 from venue.spelling import Name, spelled
 from venue.wire import GARBAGE, Dialect, Keys, Reply, Request
@@ -24,7 +25,12 @@ from venue.wire import GARBAGE, Dialect, Keys, Reply, Request
 KEYS = Keys("loopbackKey0123456789", base64.b64encode(b"a secret of the loopback venue, nobody else's").decode())
 """The keys that the server accepts unless it is given others."""
 
-_DIALECTS: dict[Name, type] = {"alpaca": Alpaca, "binance_spot": BinanceSpot, "binance_usdm": BinanceUsdm}
+_DIALECTS: dict[Name, type[Alpaca | BinanceSpot | BinanceUsdm | Kraken]] = {
+    "alpaca": Alpaca,
+    "binance_spot": BinanceSpot,
+    "binance_usdm": BinanceUsdm,
+    "kraken": Kraken,
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,9 +79,8 @@ class VenueServer:
         self._lock = threading.Lock()
         self._previous: dict[str, Reply] = {}
         self._closing = threading.Event()
-        self._dialects: list[Dialect] = [
-            kind(spelled(scenario, name), keys, self.now, (limits or {}).get(name)) for name, kind in _DIALECTS.items()
-        ]
+        self._limits = dict(limits or {})
+        self._dialects: dict[Name, Dialect] = {}
         self._server = _Server(self)
         self._thread = threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.02})
         self.url = f"http://127.0.0.1:{self._server.server_address[1]}"
@@ -108,7 +113,7 @@ class VenueServer:
 
     def handle(self, request: Request) -> tuple[Reply, Fault | None, str]:
         """The answer, the fault that strikes it, and the Date header; everything is logged."""
-        dialect = next((one for one in self._dialects if request.path.startswith(one.prefixes)), None)
+        dialect = self._dialect(request)
         if dialect is None:
             reply = Reply(404, {"message": f"no dialect has {request.path}"})
             return self._log(request, "none", reply, None), None, self._date()
@@ -122,6 +127,16 @@ class VenueServer:
     def wait(self, seconds: float) -> None:
         """Wait so long, or until the server is about to close."""
         self._closing.wait(seconds)
+
+    def _dialect(self, request: Request) -> Dialect | None:
+        """The dialect of a path, made when it is first spoken."""
+        for name, kind in _DIALECTS.items():
+            if request.path.startswith(kind.prefixes):
+                with self._lock:
+                    if name not in self._dialects:
+                        self._dialects[name] = kind(self.told(name), self.keys, self.now, self._limits.get(name))
+                    return self._dialects[name]
+        return None
 
     def _answer(self, dialect: Dialect, request: Request, fault: Fault | None) -> tuple[Reply, Fault | None]:
         kind = fault.kind if fault else None

@@ -29,7 +29,7 @@ _UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 _ACTIVITY = re.compile(r"[0-9]{17}::" + _UUID.pattern)
 _INTEGER = re.compile(r"[1-9][0-9]*")
 _KRAKEN = re.compile(r"[A-Z0-9]{6}-[A-Z0-9]{5}-[A-Z0-9]{6}")
-_RESOLUTION = {"alpaca": 1, "binance_spot": 1000, "binance_usdm": 1000, "kraken": 100}
+_RESOLUTION = {"alpaca": 1, "binance_spot": 1000, "binance_usdm": 1000, "kraken": 1}
 _FORCED = {"liquidation": "autoclose-", "settlement": "settlement_autoclose-", "delivery": "settlement_autoclose-"}
 
 
@@ -130,13 +130,14 @@ def _numbered(ids: list[str], first: int) -> dict[str, str]:
 
 def _kraken_ids(orders: list[Order], trades: list[Trade], fees: Iterable[FeeActivity]) -> Ids:
     return (
-        {row.id: _kraken("O", row.id) for row in orders},
-        {(row.symbol, row.id): _kraken("T", row.id, row.symbol) for row in trades},
-        {row.id: _kraken("L", row.id) for row in fees},
+        {row.id: kraken_id("O", row.id) for row in orders},
+        {(row.symbol, row.id): kraken_id("T", row.id, row.symbol) for row in trades},
+        {row.id: kraken_id("L", row.id) for row in fees},
     )
 
 
-def _kraken(letter: str, text: str, symbol: str = "") -> str:
+def kraken_id(letter: str, text: str, symbol: str = "") -> str:
+    """The id that stands for a text, always the same: O for an order, T for a trade, L for a ledger entry."""
     if _KRAKEN.fullmatch(text) and text[0] == letter:
         return text
     digest = int.from_bytes(hashlib.sha256(f"{letter} {symbol} {text}".encode()).digest(), "big")
