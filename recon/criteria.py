@@ -12,7 +12,19 @@ from decimal import ROUND_HALF_EVEN, Context, Decimal, localcontext
 from fractions import Fraction
 
 from recon.allocation import Allocation
-from recon.domain import CANCELED, REMAINDER_REASONS, Decision, Item, OpenOrder, OrderRow, Position, Reason, Window
+from recon.domain import (
+    CANCELED,
+    REMAINDER_REASONS,
+    Decision,
+    Doubt,
+    Gap,
+    Item,
+    OpenOrder,
+    OrderRow,
+    Position,
+    Reason,
+    Window,
+)
 from recon.evidence import ZERO, EvidenceUnit, Order, Take, UnitKey
 from recon.identity import (
     BASE_FEE,
@@ -92,6 +104,8 @@ class Market:
     positions: Mapping[str, tuple[Position, ...]] | None
     open_orders: Mapping[str, tuple[OpenOrder, ...]]
     window: Window | None
+    gaps: tuple[Gap, ...] = ()
+    doubts: Mapping[str, tuple[Doubt, ...]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -274,6 +288,8 @@ def _contradicted_sides(case: Case) -> Iterable[str]:
 
 
 def _exchange(market: Market, symbol: str) -> Iterable[tuple[Reason, str]]:
+    for doubt in market.doubts.get(symbol, ()):
+        yield doubt.reason, doubt.why
     if market.positions is None:
         yield Reason.EXCHANGE_POSITION_UNKNOWN, "positions were not read in full; unknown is not flat"
     else:
@@ -331,20 +347,30 @@ def _remainder(case: Case) -> Iterable[tuple[Reason, str]]:
         f"open {canonical_decimal(case.lifecycle.open_qty)}, fills cover {canonical_decimal(case.evidence)}; the rest, "
         f"{canonical_decimal(case.remainder)}, is {_not_dust(case)} {canonical_decimal(case.dust_threshold)}",
     )
-    window = case.market.window
-    begin, last = case.lifecycle.begin, case.lifecycle.last_entry.filled_at
-    if window is not None and not (window.start <= begin and last <= window.end):
-        yield (
-            Reason.EVIDENCE_WINDOW_TOO_SHORT,
-            f"the trade's entries lie from {canonical_time(begin)} to {canonical_time(last)}, the fetched window from "
-            f"{canonical_time(window.start)} to {canonical_time(window.end)}; fetch a wider one",
-        )
+    if missing := list(_outside_the_window(case)):
+        yield Reason.EVIDENCE_WINDOW_TOO_SHORT, "; ".join(missing)
     if _is_base_fee(case):
         yield (
             Reason.RESIDUAL_IS_BASE_FEE,
             "the remainder is exactly the fees that its fills paid in the base asset; "
             "RECON_EXIT_BACKFILL_BASE_FEE=true accepts that",
         )
+
+
+def _outside_the_window(case: Case) -> Iterable[str]:
+    """Where fills of the trade may lie that nobody fetched."""
+    window = case.market.window
+    begin, last = case.lifecycle.begin, case.lifecycle.last_entry.filled_at
+    if window is None:
+        return
+    if not (window.start <= begin and last <= window.end):
+        yield (
+            f"the trade's entries lie from {canonical_time(begin)} to {canonical_time(last)}, the fetched window from "
+            f"{canonical_time(window.start)} to {canonical_time(window.end)}; fetch a wider one"
+        )
+    for gap in case.market.gaps:
+        if gap.symbol in (None, canonical_symbol(case.lifecycle.symbol)) and gap.touches(begin, window.end):
+            yield f"fills may be missing from {canonical_time(gap.start)} to {canonical_time(gap.end)}: {gap.why}"
 
 
 def _not_dust(case: Case) -> str:

@@ -109,7 +109,7 @@ def book(facts: Facts, lifecycles: Mapping[TradeKey, Lifecycle]) -> Ledger:
     """The ledger of the facts: units, less what backfill rows spent, less what all other filled rows hold."""
     if facts.snapshot is None:
         return Ledger.of(())
-    ledger = Ledger.of(build_units(facts.snapshot.fills))
+    ledger = Ledger.of(build_units(facts.snapshot.fills, facts.snapshot.replaced))
     filled = [(row, _side(row, lifecycles)) for row in facts.rows if row.is_filled]
     strangers = spend(ledger, [(row, side) for row, side in filled if row.is_backfill])
     ordinary = [(row, side) for row, side in filled if not row.is_backfill]
@@ -166,8 +166,7 @@ def _links(units: Iterable[EvidenceUnit], rows: Iterable[OrderRow], *, unfilled_
                     on[canonical_symbol(row.symbol), name].add((row.symbol, row.trade_id))
     links = {}
     for unit in units:
-        names = (unit.exchange_order_id, *unit.client_order_ids)
-        trades = {trade for name in names for trade in on.get((unit.symbol, name), ())}
+        trades = {trade for name in unit.names for trade in on.get((unit.symbol, name), ())}
         if len(trades) == 1:
             links[unit.key] = trades.pop()
     return links
@@ -225,6 +224,8 @@ def market(snapshot: Snapshot | None) -> Market:
         None if snapshot.positions is None else _by_symbol(snapshot.positions),
         _by_symbol(snapshot.open_orders or ()),
         snapshot.window,
+        snapshot.gaps,
+        _by_symbol(snapshot.doubts),
     )
 
 
@@ -258,14 +259,14 @@ def _symbol_document(facts: Facts, symbol: str) -> Mapping[str, Any]:
     rows = [_row_document(row) for row in facts.rows if canonical_symbol(row.symbol) == symbol]
     known = market(snapshot)
     positions = None if known.positions is None else known.positions.get(symbol, ())
-    units = build_units(
-        fill for fill in (snapshot.fills if snapshot else ()) if canonical_symbol(fill.symbol) == symbol
-    )
+    fills = [fill for fill in (snapshot.fills if snapshot else ()) if canonical_symbol(fill.symbol) == symbol]
+    units = build_units(fills, snapshot.replaced if snapshot else None)
     return {
         "rows": digest(sorted(rows, key=lambda row: row[0])),
-        "evidence": digest([[*unit.key, unit.qty, unit.price, unit.client_order_ids] for unit in units]),
+        "evidence": digest([[*unit.key, unit.qty, unit.price, unit.names[1:]] for unit in units]),
         "positions": None if positions is None else sorted([leg.symbol, leg.qty] for leg in positions if leg.qty),
         "open_orders": sorted(order.exchange_order_id for order in known.open_orders.get(symbol, ())),
+        "gaps": sorted([gap.start, gap.end] for gap in known.gaps if gap.symbol in (None, symbol)),
     }
 
 

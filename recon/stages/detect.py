@@ -9,13 +9,13 @@ from datetime import datetime, timedelta
 from recon import audit, batches
 from recon.batches import Action
 from recon.database import transaction
-from recon.domain import Cell, Check, OrderRow, Snapshot, Stage, StageResult, Table, Verdict
+from recon.domain import Cell, Check, OrderRow, Snapshot, Stage, StageResult, Table, Verdict, Wanted
 from recon.errors import ReconError
 from recon.identity import canonical_symbol
 from recon.lifecycles import build_lifecycles
 from recon.orders import OpenLifecycle
 from recon.plan import Facts, build_plan, market
-from recon.stages.gather import gather, mismatches, net_positions
+from recon.stages.gather import gather, mismatches, net_positions, wanted
 from recon.workspace import Workspace, reflect
 
 
@@ -27,9 +27,11 @@ def detect(work: Workspace, profile_id: str, batch_id: str) -> StageResult:
     notes: list[str] = []
     with transaction(work.engine, read_only=True) as connection:
         batches.load(connection, batch_id, profile_id).after(Action.DETECT)
-        reflect(connection, profile_id)
+        orders = reflect(connection, profile_id)
+        begin = wanted(connection, orders, profile_id, work.exchange).begin
+        asked = Wanted(tuple(orders.symbols(connection, profile_id)), begin)
         now = work.now(connection)
-    snapshot = _snapshot(work, profile_id, now, notes)
+    snapshot = _snapshot(work, profile_id, now, asked, notes)
     fills = {canonical_symbol(fill.symbol) for fill in snapshot.fills} if snapshot else set()
     held = set(market(snapshot).positions or ())
     with transaction(work.engine, read_only=True, snapshot=True) as connection:
@@ -60,9 +62,9 @@ def detect(work: Workspace, profile_id: str, batch_id: str) -> StageResult:
     return StageResult(Stage.DETECT, profile_id, batch_id, Verdict.DONE, checks=(check,), counts=counts, tables=tables)
 
 
-def _snapshot(work: Workspace, profile_id: str, now: datetime, notes: list[str]) -> Snapshot | None:
+def _snapshot(work: Workspace, profile_id: str, now: datetime, asked: Wanted, notes: list[str]) -> Snapshot | None:
     try:
-        snapshot = work.fetch(profile_id, now)
+        snapshot = work.fetch(profile_id, now, asked)
     except ReconError as error:
         notes.append(f"The exchange was not read: {error.message}")
         return None

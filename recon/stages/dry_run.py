@@ -17,7 +17,7 @@ from recon.errors import Refused
 from recon.pause import PauseAnswer
 from recon.plan import Facts, Plan, Scope, build_plan
 from recon.stages.dry_run_result import dry_run_result
-from recon.stages.gather import gather
+from recon.stages.gather import gather, wanted
 from recon.workspace import Workspace, reflect
 
 PROOFS = ("quantities_rest_on_fills", "reading_wrote_nothing", "orders_unchanged")
@@ -43,10 +43,10 @@ def dry_run(work: Workspace, profile_id: str, batch_id: str) -> StageResult:
     require_enabled(work)
     with transaction(work.engine, read_only=True) as connection:
         batches.load(connection, batch_id, profile_id).after(Action.DRY_RUN)
-        reflect(connection, profile_id)
+        asked = wanted(connection, reflect(connection, profile_id), profile_id, work.exchange)
         now = work.now(connection)
     pause = work.pause(profile_id)
-    snapshot = work.fetch(profile_id, now)
+    snapshot = work.fetch(profile_id, now, asked)
     reading = _read(work, profile_id, snapshot)
     reasons = work.pause_reasons(pause)
     unavailable = _audit_trouble(work, reading.facts)

@@ -1,0 +1,78 @@
+"""What recon knows of each venue beyond ccxt: how its fills are paged, and where ccxt is silent or drops something.
+
+Everything else comes from ccxt's own tables (`capabilities` shows both side by side). A venue that is not here is
+refused: nobody has shown that its pages can be read to the end.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from datetime import timedelta
+from typing import Any
+
+from recon.errors import UsageError
+from recon.venues.live import pages
+from recon.venues.live.client import ReadOnlyVenue
+from recon.venues.live.pages import Style
+
+
+@dataclass(frozen=True, slots=True)
+class Known:
+    """One venue: its cursor, the page size where ccxt names none, fixed parameters, and where its raw legs lie.
+
+    `legs` names the fields of a raw position that hold its market's id and its signed quantity, read besides what ccxt
+    parses because ccxt drops some. `orders` says that client order ids and replacements come with the orders alone,
+    `fees` names the separate activity that holds fees in the base asset, `margin` that a spot account may hold positions
+    on margin.
+    """
+
+    cursor: Callable[..., Any] | None
+    limit: int | None = None
+    params: Mapping[str, Any] = field(default_factory=dict)
+    alone: bool = False
+    legs: tuple[str, str] | None = None
+    orders: bool = False
+    fees: str | None = None
+    margin: bool = False
+
+
+_BINANCE = {"cursor": pages.from_id, "alone": True}
+
+KNOWN: Mapping[str, Known] = {
+    "alpaca": Known(pages.page_token, params={"direction": "asc"}, orders=True, fees="CFEE"),
+    "binance": Known(**_BINANCE, legs=("symbol", "positionAmt")),
+    "binanceusdm": Known(**_BINANCE, legs=("symbol", "positionAmt")),
+    "bybit": Known(pages.bybit_cursor, legs=("symbol", "size")),
+    "coinbase": Known(pages.coinbase_cursor),
+    "hyperliquid": Known(None, legs=("coin", "szi")),
+    "kraken": Known(pages.offset, limit=50, margin=True),
+    "okx": Known(pages.bill, limit=100, legs=("instId", "pos")),
+}
+"""Venues whose pages can be read to the end."""
+
+
+def known(venue: ReadOnlyVenue) -> Known:
+    """What recon knows of the venue. Raises `UsageError` (exchange_unknown)."""
+    if venue.name not in KNOWN:
+        raise UsageError(
+            "exchange_unknown",
+            f"How {venue.name} pages its fills has not been shown to be complete; expected one of "
+            f"{', '.join(KNOWN)}. Use a statement of that account instead.",
+        )
+    return KNOWN[venue.name]
+
+
+def style(venue: ReadOnlyVenue) -> Style:
+    """How the venue's fills are paged: limits from ccxt's table of features, the cursor from here."""
+    this = known(venue)
+    piece, reach = (venue.feature("fetchMyTrades", name) for name in ("untilDays", "daysBack"))
+    limit = this.limit or venue.feature("fetchMyTrades", "limit")
+    return Style(
+        limit=int(limit),
+        piece=timedelta(days=piece) if piece else None,
+        cursor=this.cursor,
+        params=this.params,
+        reach=timedelta(days=reach) if reach else None,
+        alone=this.alone,
+    )

@@ -1,0 +1,131 @@
+"""A venue's fill as recon's own: exact amounts in units of the symbol, the finest instant there is, and its kind.
+
+Entry points: `to_fill`, `kind`, `with_separate_fees`. Pure. Rules: rules.md 1 and 7 (unit_unknown, residual_is_base_fee).
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from decimal import ROUND_DOWN, Decimal
+from typing import Any
+
+from recon.domain import Fill, Side
+from recon.errors import Refused
+from recon.venues.live.markets import Market
+from recon.venues.live.pages import Trade, instant
+from recon.venues.rows import parse_time
+
+WORDS: Sequence[tuple[str, str]] = (
+    ("liquidation", "liquidation"), ("bust", "liquidation"), ("autoclose-", "liquidation"), ("adl", "adl"),
+    ("auto-deleveraging", "adl"), ("settle", "settlement"), ("deliver", "delivery"), ("dust", "dust"),
+)  # fmt: skip
+"""Words by which venues mark a fill that nobody ordered, and what recon calls it."""
+
+MARKS = ("ordertype", "execType", "dir", "autoCloseType", "type", "clientOrderId")
+"""Fields in which they stand."""
+
+
+def unit_problem(market: Market) -> str | None:
+    """Why a quantity of the market is not in units of the symbol; None when it is, or can be made so exactly."""
+    if market.get("inverse"):
+        return f"{market['symbol']} is an inverse contract: its quantity is in {market['quote']}, not in {market['base']}"
+    if market.get("contract") and not market.get("contractSize"):
+        return f"the venue does not say how much {market['base']} one contract of {market['symbol']} is"
+    return None
+
+
+def contract_size(market: Market) -> Decimal:
+    """How many units of the symbol one contract is; 1 on spot markets."""
+    return Decimal(str(market["contractSize"])) if market.get("contract") else Decimal(1)
+
+
+def to_fill(trade: Trade, market: Market, symbol: str, client_order_id: str | None = None) -> Fill:
+    """The fill, on `symbol` as the table spells it. Raises `Refused` (evidence_unreadable) for a missing field."""
+    try:
+        side, qty, price = Side(trade["side"]), Decimal(trade["amount"]), Decimal(trade["price"])
+        at, fill_id = finest_instant(trade), str(trade["id"])
+    except (KeyError, TypeError, ValueError, ArithmeticError) as error:
+        raise Refused(
+            "evidence_unreadable",
+            f"A fill of {symbol} lacks side, amount, price, id or time ({type(error).__name__}); the venue's answer "
+            "cannot be used.",
+        ) from None
+    fee, currency = _fee(trade, market)
+    return Fill(
+        fill_id=fill_id,
+        exchange_order_id=str(trade.get("order") or f"{kind(trade) or 'fill'}-{fill_id}"),
+        client_order_id=client_order_id or trade.get("clientOrderId") or None,
+        symbol=symbol,
+        side=side,
+        qty=qty * contract_size(market),
+        price=price,
+        fee=fee,
+        fee_currency=currency,
+        filled_at=at,
+    )
+
+
+def finest_instant(trade: Trade) -> datetime:
+    """To the microsecond where the venue's own field has it: ccxt keeps milliseconds."""
+    info: Mapping[str, Any] = trade.get("info") or {}
+    stamped = parse_time(_six_decimals(str(info.get("transaction_time") or info.get("trade_time") or "")))
+    if stamped is not None:
+        return stamped
+    seconds = str(info.get("time", ""))
+    if "." in seconds:
+        whole = Decimal(seconds).quantize(Decimal("0.000001"))
+        return datetime.fromtimestamp(0, UTC) + timedelta(microseconds=int(whole.scaleb(6)))
+    return instant(trade)
+
+
+def _six_decimals(text: str) -> str:
+    """A time with nanoseconds, cut to microseconds."""
+    whole, point, rest = text.partition(".")
+    digits = rest.rstrip("Z")
+    return f"{whole}.{digits[:6]}Z" if point and rest.endswith("Z") and digits.isdigit() else text
+
+
+def kind(trade: Trade) -> str | None:
+    """What the fill is when it is no ordinary trade: liquidation, adl, settlement, delivery or dust."""
+    info: Mapping[str, Any] = trade.get("info") or {}
+    if info.get("isDustTrade"):
+        return "dust"
+    if info.get("liquidation"):
+        return "liquidation"
+    said = " ".join(str(info.get(mark, "")) for mark in MARKS).lower()
+    return next((name for word, name in WORDS if word in said), None)
+
+
+def _fee(trade: Trade, market: Market) -> tuple[Decimal | None, str | None]:
+    """The fee in the base asset if there is one, since that is what can explain a residual; else the first."""
+    fees = [fee for fee in [trade.get("fee"), *(trade.get("fees") or ())] if fee and fee.get("cost") is not None]
+    fees.sort(key=lambda fee: fee.get("currency") != market["base"])
+    return (Decimal(str(fees[0]["cost"])), fees[0].get("currency")) if fees else (None, None)
+
+
+def with_separate_fees(fills: Sequence[Fill], fees: Iterable[tuple[str, str, Decimal, str]]) -> tuple[Fill, ...]:
+    """The fills with the fees that the venue posted apart from them, as (symbol, asset, paid, day `YYYY-MM-DD`).
+
+    A day's fees of a symbol are shared over its buys of that day by quantity, cut to the digits of the fee; the last
+    buy takes what the cutting left, so that the sum is exact.
+    """
+    owed: dict[tuple[str, str, str], Decimal] = defaultdict(Decimal)
+    for symbol, asset, paid, day in fees:
+        owed[symbol, asset, day] += paid
+    made = {(fill.exchange_order_id, fill.fill_id): fill for fill in fills}
+    for (symbol, asset, day), total in owed.items():
+        buys = [f for f in fills if (f.symbol, f"{f.filled_at:%Y-%m-%d}", f.side) == (symbol, day, Side.BUY)]
+        for fill, fee in zip(buys, _shared(total, [fill.qty for fill in buys]), strict=True):
+            made[fill.exchange_order_id, fill.fill_id] = replace(fill, fee=fee, fee_currency=asset)
+    return tuple(made.values())
+
+
+def _shared(total: Decimal, weights: Sequence[Decimal]) -> list[Decimal]:
+    if not weights:
+        return []
+    unit, whole = Decimal(1).scaleb(int(total.as_tuple().exponent)), sum(weights, Decimal(0))
+    shares = [(total * weight / whole).quantize(unit, ROUND_DOWN) for weight in weights]
+    return [*shares[:-1], total - sum(shares[:-1], Decimal(0))]
