@@ -224,7 +224,7 @@ class Kraken:
         legs = [leg for leg in self._scenario.legs if leg.symbol == symbol and leg.qty and (leg.qty < 0) == short]
         cost = sum((abs(leg.qty) * leg.entry_price for leg in legs), ZERO)
         return {
-            "pair": pair_altname(self._scenario.market(symbol)), "positions": str(len(legs)),
+            "pair": pair_id(self._scenario.market(symbol)), "positions": str(len(legs)),
             "type": "sell" if short else "buy", "leverage": _LEVERAGE, "cost": plain(cost), "fee": "0.00000",
             "vol": plain(sum((abs(leg.qty) for leg in legs), ZERO)), "vol_closed": "0.00000000",
             "margin": plain(cost / 2), "value": plain(cost), "net": "+0.0000",
@@ -245,7 +245,7 @@ class Kraken:
         wanted = {name for name in params.get("asset", "all").split(",") if name != "all"}
         every = self._by_booking.rows if params.get("type", "all") in ("all", "trade") else []
         rows = [row for row in every if not wanted or {row.asset, asset_id(row.asset), altname(row.asset)} & wanted]
-        timeline = Timeline(rows, lambda row: row.time, lambda row: row.id)
+        timeline = Timeline(rows, lambda row: row.time, lambda row: row.id, by_id=False)
         return self._paged("ledger", timeline, lambda row: (row.id, row.row()), params)
 
     def _key_info(self, params: Params) -> Row:
@@ -270,7 +270,7 @@ class Kraken:
 
     @cached_property
     def _by_booking(self) -> Timeline[Entry]:
-        return Timeline(ledger(self._scenario), lambda row: row.time, lambda row: row.id)
+        return Timeline(ledger(self._scenario), lambda row: row.time, lambda row: row.id, by_id=False)
 
     def _paged(self, name: str, rows: Timeline[Item], tell: Callable[[Item], tuple[str, Row]], params: Params) -> Row:
         """The page from the offset, and how many rows there are in all, unless the client does not want to know."""

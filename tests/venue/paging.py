@@ -11,10 +11,17 @@ Item = TypeVar("Item")
 
 
 class Timeline(Generic[Item]):
-    """Rows sorted by instant and then by id, so that rows of one instant have an order too."""
+    """Rows sorted by instant; rows of one instant are sorted by id, or keep the order that they came in."""
 
-    def __init__(self, rows: Iterable[Item], when: Callable[[Item], datetime], name: Callable[[Item], str]) -> None:
-        self.rows = sorted(rows, key=lambda row: (when(row), name(row)))
+    def __init__(
+        self,
+        rows: Iterable[Item],
+        when: Callable[[Item], datetime],
+        name: Callable[[Item], str],
+        *,
+        by_id: bool = True,
+    ) -> None:
+        self.rows = sorted(rows, key=lambda row: (when(row), name(row) if by_id else ""))
         self._times = [when(row) for row in self.rows]
         self._places = {name(row): place for place, row in enumerate(self.rows)}
 
