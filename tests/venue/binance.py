@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import hmac
+from bisect import bisect_left
 from collections.abc import Callable, Iterable, Mapping
 from datetime import datetime, timedelta
 from functools import cached_property
+from itertools import islice
 
 from venue.model import ZERO, Order, Scenario, Trade, plain
 from venue.wire import Clock, Keys, Reply, Request, from_milliseconds, milliseconds
@@ -138,6 +140,16 @@ class Binance:
         for row in sorted(self.scenario.trades, key=lambda row: int(row.id)):
             groups[row.symbol].append(row)
         return groups
+
+    def find(
+        self, params: Mapping[str, str], size: int, keep: Callable[[Trade], bool], *, oldest_first: bool
+    ) -> list[Trade]:
+        """At most `size` trades of the symbol, from `fromId` on and of `orderId`: the oldest or the newest ones."""
+        rows = self.trades[self.symbol(params) or ""]
+        first, order_id = whole(params, "fromId", 0), params.get("orderId")
+        begin = bisect_left(rows, first, key=lambda row: int(row.id))
+        chosen = (row for row in islice(rows, begin, None) if order_id in (None, row.order_id) and keep(row))
+        return list(islice(chosen, size)) if oldest_first else list(chosen)[-size:]
 
     def page(self, params: Mapping[str, str], most: int = MAX_LIMIT) -> int:
         """How many rows the page may have; more than the most is cut down to it."""

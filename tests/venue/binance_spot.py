@@ -134,21 +134,14 @@ class BinanceSpot(Binance):
     # Trades and orders
 
     def _trades(self, params: Mapping[str, str], *, shown: bool) -> list[Row]:
-        symbol = self.symbol(params) or ""
         only_combinations(params, _TRADES_ALLOWED, _TRADES)
         start, end = span(params, _DAY, _TOO_LONG)
-        first, order_id = whole(params, "fromId", 0), params.get("orderId")
-        rows = [
-            row
-            for row in self.trades[symbol]
-            if shown
-            and row.kind != "dust"
-            and within(row.filled_at, start, end)
-            and int(row.id) >= first
-            and order_id in (None, row.order_id)
-        ]
-        size = self.page(params)
-        return [self._trade(row) for row in (rows[:size] if "fromId" in params or start else rows[-size:])]
+
+        def keep(row: Trade) -> bool:
+            return shown and row.kind != "dust" and within(row.filled_at, start, end)
+
+        oldest_first = "fromId" in params or start is not None
+        return [self._trade(row) for row in self.find(params, self.page(params), keep, oldest_first=oldest_first)]
 
     def _trade(self, row: Trade) -> Row:
         buys = row.side == "buy"

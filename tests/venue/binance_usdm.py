@@ -212,21 +212,16 @@ class BinanceUsdm(Binance):
     # Trades and orders
 
     def _trades(self, params: Mapping[str, str]) -> list[Row]:
-        symbol, size = self.symbol(params) or "", self.page(_checked(params))
+        size = self.page(_checked(params))
         only_combinations(params, _TRADES_ALLOWED, _TRADES)
-        first, order_id = whole(params, "fromId", 0), params.get("orderId")
         start, end = self._week(params, unbounded="fromId" in params)
         kept = self.scenario.now - _TRADES_KEPT
-        rows = [
-            row
-            for row in self.trades[symbol]
-            if row.filled_at >= kept
-            and within(row.filled_at, start, end)
-            and int(row.id) >= first
-            and order_id in (None, row.order_id)
-        ]
-        ascending = "fromId" in params or "startTime" in params
-        return [self._trade(row) for row in (rows[:size] if ascending else rows[-size:])]
+
+        def keep(row: Trade) -> bool:
+            return row.filled_at >= kept and within(row.filled_at, start, end)
+
+        oldest_first = "fromId" in params or "startTime" in params
+        return [self._trade(row) for row in self.find(params, size, keep, oldest_first=oldest_first)]
 
     def _week(self, params: Mapping[str, str], *, unbounded: bool) -> tuple[datetime | None, datetime | None]:
         """The span asked for, seven days of it: from the start, else up to the end, else the last seven days."""
