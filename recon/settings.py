@@ -9,7 +9,7 @@ from __future__ import annotations
 import getpass
 from decimal import Decimal
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 from platformdirs import user_data_path
 from pydantic import Field, PrivateAttr, SecretStr, ValidationError
@@ -67,6 +67,12 @@ class Settings(BaseSettings):
 
     recon_database_url: SecretStr | None = None
     recon_exchange: str | None = None
+    recon_exchange_api_key: SecretStr | None = None
+    recon_exchange_secret: SecretStr | None = None
+    recon_exchange_password: SecretStr | None = None
+    recon_exchange_sandbox: bool = False
+    recon_exchange_base_url: str | None = None
+    recon_exchange_market: Literal["spot", "swap", "future", "margin"] | None = None
     recon_trading_status_url: SecretStr | None = None
     recon_trading_status_token: SecretStr | None = None
     recon_reports_dir: Path = Path("reports")
