@@ -52,7 +52,7 @@ def allocate(
 
     `links` names, for a unit, the one trade on whose rows its order stands. In this order: linked; exact (whole
     orders, then single units, oldest first); fifo (oldest unit to oldest trade). No unit older than a trade's
-    beginning ever goes to it. `shared` says that recorded exits split single exchange orders over several
+    beginning ever goes to it. `shared` says that recorded exits split most exchange orders over several
     trades: there an equal size is a coincidence, and the exact grade is left out.
     """
     allocator = _Allocator(candidates, units, available)

@@ -7,6 +7,7 @@ equality on profile_id.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -146,7 +147,10 @@ def append(
     actor: str,
     now: datetime,
 ) -> int:
-    """Append one audit row per (item, decision); writes, returns how many."""
+    """Append one audit row per (item, decision); writes, returns how many.
+
+    Raises `Refused` (audit_unavailable) when a backend's own table rounds a quantity or a price.
+    """
     rows = [
         {
             "batch_id": batch_id,
@@ -168,7 +172,15 @@ def append(
         for item, decision in decisions
     ]
     if rows:
-        connection.execute(sa.insert(audit_table), rows)
+        cells = (sa.cast(audit_table.c[name], sa.Numeric).label(name) for name in ("filled_qty", "price"))
+        statement = sa.insert(audit_table).returning(*cells, sort_by_parameter_order=False)
+        kept = Counter((row.filled_qty, row.price) for row in connection.execute(statement, rows))
+        if kept != Counter((row["filled_qty"], row["price"]) for row in rows):
+            raise Refused(
+                "audit_unavailable",
+                "The audit table rounds quantities or prices, so it would prove nothing. Nothing was written; "
+                f"widen it: ALTER TABLE {audit_table.name} ALTER filled_qty TYPE numeric, ALTER price TYPE numeric;",
+            )
     return len(rows)
 
 

@@ -25,17 +25,19 @@ from recon.domain import (
     Reason,
     Window,
 )
-from recon.evidence import ZERO, EvidenceUnit, Order, Take, UnitKey
+from recon.evidence import ZERO, EvidenceUnit, Take, UnitKey
 from recon.identity import (
     BASE_FEE,
     DUST,
     backfill_order_id,
     base_asset,
     canonical_decimal,
+    canonical_id,
     canonical_symbol,
     canonical_time,
+    is_uuid,
 )
-from recon.lifecycles import Lifecycle, known_side
+from recon.lifecycles import Lifecycle, known_side, row_side
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,8 +95,18 @@ class Columns:
     has_side: bool = True
     has_exchange_order_id: bool = True
     exchange_order_id_length: int | None = None
+    exchange_order_id_is_uuid: bool = False
+    exchange_order_id_required: bool = False
     time_digits: int = 6
     naive_times: tuple[str, ...] = ()
+
+    def holds_order(self, exchange_order_id: str | None) -> bool:
+        """Whether the column exchange_order_id, if there is one, can hold the id, or none at all."""
+        if exchange_order_id is None:
+            return not self.exchange_order_id_required
+        if self.exchange_order_id_is_uuid and not is_uuid(exchange_order_id):
+            return False
+        return self.exchange_order_id_length is None or len(exchange_order_id) <= self.exchange_order_id_length
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,7 +159,6 @@ class Case:
     market: Market
     columns: Columns
     rules: Rules
-    orders: frozenset[Order] = frozenset()
     colliding: frozenset[str] = frozenset()
     batch_reasons: Mapping[Reason, str] = field(default_factory=dict)
 
@@ -163,10 +174,8 @@ class Case:
 
     @property
     def is_dust(self) -> bool:
-        """Whether the remainder is dust; one that was opened after the window is not: nobody looked since."""
-        window = self.market.window
-        seen = window is None or self.lifecycle.last_entry.filled_at <= window.end
-        return seen and 0 < self.remainder <= self.dust_threshold
+        """Whether the remainder is dust."""
+        return 0 < self.remainder <= self.dust_threshold
 
     @property
     def dust_threshold(self) -> Decimal:
@@ -277,14 +286,12 @@ def _whole_trade(case: Case) -> Iterable[tuple[Reason, str]]:
 
 
 def _contradicted_sides(case: Case) -> Iterable[str]:
-    """ENTRY rows without a side of their own whose exchange order lies on the other side than the one assumed."""
-    symbol, assumed = canonical_symbol(case.lifecycle.symbol), case.lifecycle.entry_side
-    for row in case.lifecycle.entries:
-        name = row.exchange_order_id or ""
-        if row.raw_side is None and (symbol, assumed.opposite, name) in case.orders and (
-            symbol, assumed, name
-        ) not in case.orders:  # fmt: skip
-            yield f"ENTRY row {row.order_id} names no side; its exchange order is a {assumed.opposite}, not a {assumed}"
+    """The trade's own rows that hold fills of another side than they say, or than they were taken for."""
+    for order_id, (row, found) in {take.row.order_id: (take.row, take.unit[1]) for take in case.takes}.items():
+        side = row_side(row, case.lifecycle.entry_side)
+        if side is not None and side is not found:
+            said = "says" if row.raw_side is not None else "names no side and is taken for a"
+            yield f"{row.action} row {order_id} {said} {side}; its exchange order is a {found}"
 
 
 def _exchange(market: Market, symbol: str) -> Iterable[tuple[Reason, str]]:
@@ -327,9 +334,9 @@ def _against_row(case: Case, row: Item) -> Iterable[tuple[Reason, str]]:
         yield Reason.UNREPRESENTABLE_QUANTITY, f"orders cannot hold the price of {row.order_id}; widen its column"
     elif row.filled_at and row.filled_at.microsecond % 10 ** (6 - case.columns.time_digits):
         yield Reason.UNREPRESENTABLE_QUANTITY, f"orders cannot hold {canonical_time(row.filled_at)}; widen filled_at"
-    limit = case.columns.exchange_order_id_length
-    if limit is not None and len(row.exchange_order_id or "") > limit:
-        yield Reason.UNREPRESENTABLE_QUANTITY, f"orders cannot hold exchange_order_id {row.exchange_order_id}; widen it"
+    if not case.columns.holds_order(row.exchange_order_id):
+        said = "no exchange_order_id" if row.exchange_order_id is None else f"exchange_order_id {row.exchange_order_id}"
+        yield Reason.UNREPRESENTABLE_QUANTITY, f"orders cannot hold {said}; widen the column"
     existing = case.existing.get(row.order_id or "")
     if existing is not None:
         differing = differences(row, existing, case.profile_id, case.columns)
@@ -345,7 +352,7 @@ def _remainder(case: Case) -> Iterable[tuple[Reason, str]]:
     yield (
         Reason.MISSING_FILL_EVIDENCE,
         f"open {canonical_decimal(case.lifecycle.open_qty)}, fills cover {canonical_decimal(case.evidence)}; the rest, "
-        f"{canonical_decimal(case.remainder)}, is {_not_dust(case)} {canonical_decimal(case.dust_threshold)}",
+        f"{canonical_decimal(case.remainder)}, is above the dust threshold {canonical_decimal(case.dust_threshold)}",
     )
     if missing := list(_outside_the_window(case)):
         yield Reason.EVIDENCE_WINDOW_TOO_SHORT, "; ".join(missing)
@@ -371,12 +378,6 @@ def _outside_the_window(case: Case) -> Iterable[str]:
     for gap in case.market.gaps:
         if gap.symbol in (None, canonical_symbol(case.lifecycle.symbol)) and gap.touches(begin, window.end):
             yield f"fills may be missing from {canonical_time(gap.start)} to {canonical_time(gap.end)}: {gap.why}"
-
-
-def _not_dust(case: Case) -> str:
-    if case.remainder > case.dust_threshold:
-        return "above the dust threshold"
-    return "younger than the window, so it is no dust, whatever the threshold of"
 
 
 def _is_base_fee(case: Case) -> bool:
@@ -411,5 +412,6 @@ def differences(item: Item, row: OrderRow, profile_id: str, columns: Columns) ->
     if columns.has_side:
         pairs["side"] = (item.side, known_side(row.raw_side))
     if columns.has_exchange_order_id:
-        pairs["exchange_order_id"] = (item.exchange_order_id, row.exchange_order_id)
+        names = [name and canonical_id(name) for name in (item.exchange_order_id, row.exchange_order_id)]
+        pairs["exchange_order_id"] = (names[0], names[1])
     return tuple(name for name, (expected, found) in pairs.items() if expected != found)

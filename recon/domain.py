@@ -124,6 +124,10 @@ BATCH_REASONS = frozenset({Reason.PROFILE_NOT_PAUSED, Reason.PAUSE_UNKNOWN, Reas
 """NO_GO reasons of a whole batch: nothing can acknowledge them."""
 
 
+NOT_FINITE = "its quantity is not a finite number"
+"""What is wrong with a quantity of NaN or infinity, which PostgreSQL takes for greater than any number."""
+
+
 @dataclass(frozen=True, slots=True)
 class OrderRow:
     """One row of `orders` as recon reads it.

@@ -15,7 +15,7 @@ from datetime import datetime, timedelta
 from decimal import ROUND_HALF_EVEN, Context, Decimal, localcontext
 
 from recon.domain import Fill, OrderRow, Side, Window
-from recon.identity import BASE_FEE, DUST, backfill_order_id, canonical_symbol
+from recon.identity import BASE_FEE, DUST, backfill_order_id, canonical_id, canonical_symbol
 
 CLOCK_TOLERANCE = timedelta(seconds=5)
 """How far a row's filled_at may lie from its order's fills: backends stamp on arrival (rules.md 5)."""
@@ -154,24 +154,36 @@ def volume_weighted_price(parts: Sequence[tuple[Decimal, Decimal]]) -> Decimal:
         return (value / total).quantize(VWAP_QUANTUM)
 
 
-def spend(ledger: Ledger, rows: Iterable[tuple[OrderRow, Side | None]]) -> list[tuple[OrderRow, Side | None]]:
+def spend(
+    ledger: Ledger, rows: Iterable[tuple[OrderRow, Side | None]], window: Window
+) -> list[tuple[OrderRow, Side | None]]:
     """Book what filled backfill rows took, each from the unit that its own id names (of two, the one on its side).
 
+    What the unit does not hold, because the exchange now tells the same fills at other instants, comes from its order.
     A row whose id names its own exchange order at an instant outside the window spends nothing in it. Returns the
     rows whose id names no unit, no dust and no fee: nobody can say what they rest on, so the caller books them like
     any other row.
     """
     at: dict[tuple[str, datetime], list[UnitKey]] = defaultdict(list)
+    orders: dict[Order, list[UnitKey]] = defaultdict(list)
     for key in ledger.units:
         at[(key[0], key[3])].append(key)
+        orders[key[:3]].append(key)
     strangers = []
     for row, side in sorted(rows, key=lambda pair: _by_time(pair[0])):
         named = [key for key in at[(canonical_symbol(row.symbol), row.filled_at)] if _names(row, key[2])]
         if named:
-            ledger.take(row, sorted(named, key=lambda key: key[1] is not side)[:1], row.quantity)
-        elif not any(_names(row, name) for name in (DUST, BASE_FEE, row.exchange_order_id or DUST)):
+            own = min(named, key=lambda key: key[1] is not side)
+            ledger.take(row, sorted(orders[own[:3]], key=lambda key: _distance(row, key)), row.quantity)
+        elif not _rests_elsewhere(row, window):
             strangers.append((row, side))
     return strangers
+
+
+def _rests_elsewhere(row: OrderRow, window: Window) -> bool:
+    """Whether a backfill row takes nothing from the window: dust, a base fee, or a unit from before or after it."""
+    outside = not window.holds(row.filled_at) and _names(row, row.exchange_order_id or DUST)
+    return outside or _names(row, DUST) or _names(row, BASE_FEE)
 
 
 def _names(row: OrderRow, exchange_order_id: str) -> bool:
@@ -182,8 +194,9 @@ def record(ledger: Ledger, rows: Iterable[tuple[OrderRow, Side | None]], window:
     """Book what ordinary filled rows hold, each with its side; the surest recognition goes first (rules.md 5).
 
     By exchange_order_id; by client_order_id, then order_id; equal to an untouched order's total that ended
-    within 5 s; no larger than what is left of an order with an instant within 5 s; and inside the window, from
-    the nearest units, which is the safe direction. A row whose side nobody knows may hold fills of either.
+    within 5 s; no larger than what is left of an order with an instant within 5 s, on the row's side, or on the other
+    where its side was only assumed; and inside the window, from the nearest units, which is the safe direction. A row
+    whose side nobody knows may hold fills of either.
     """
     book = _OrderBook(ledger)
     pending = []
@@ -198,6 +211,12 @@ def record(ledger: Ledger, rows: Iterable[tuple[OrderRow, Side | None]], window:
             pending.append((row, side))
     for recognise in (book.take_by_client_id, book.take_by_order_id, book.take_equal, book.take_part):
         pending = [(row, side) for row, side in pending if not recognise(row, side)]
+    for recognise in (book.take_equal, book.take_part):
+        pending = [
+            (row, side)
+            for row, side in pending
+            if side is None or row.raw_side is not None or not recognise(row, side.opposite)
+        ]
     for row, side in pending:
         if window.holds(row.filled_at):
             book.take_nearest(row, side)
@@ -218,26 +237,29 @@ class _OrderBook:
         self.instants: dict[str, list[datetime]] = defaultdict(list)
         for unit in sorted(ledger.units.values(), key=lambda unit: unit.filled_at):
             self.instants[unit.symbol].append(unit.filled_at)
-            self.orders[unit.symbol, unit.side][unit.exchange_order_id].append(unit.key)
+            self.orders[unit.symbol, unit.side][canonical_id(unit.exchange_order_id)].append(unit.key)
             for client in unit.client_order_ids:
-                self.by_client[unit.symbol, client].append(unit.exchange_order_id)
+                self.by_client[unit.symbol, canonical_id(client)].append(unit.exchange_order_id)
             for old in unit.replaced:
-                self.by_replaced[unit.symbol, old].append(unit.exchange_order_id)
+                self.by_replaced[unit.symbol, canonical_id(old)].append(unit.exchange_order_id)
 
     def replacements(self, row: OrderRow, order: str) -> Sequence[str]:
         """The orders that took the place of this one."""
-        return self.by_replaced.get((canonical_symbol(row.symbol), order), ())
+        return self.by_replaced.get((canonical_symbol(row.symbol), canonical_id(order)), ())
 
     def take_named(self, row: OrderRow, side: Side | None, names: Sequence[str]) -> bool:
         """Spend from the orders so named; False when the account has none of them.
 
-        A side that the row does not state itself was assumed, and yields to the name.
+        The row's side decides between two orders of one name. Where only the other side has one, the row holds that
+        all the same, and its side is wrong.
         """
-        for assumed in (side,) if side is None or row.raw_side is not None else (side, side.opposite):
+        for assumed in (side,) if side is None else (side, side.opposite):
             orders = self._orders(row, assumed)
-            known = [key for name in dict.fromkeys(names) for key in orders.get(name, ())]
+            known = [key for name in dict.fromkeys(map(canonical_id, names)) for key in orders.get(name, ())]
             if known:
                 self._spend(row, known)
+                if assumed is not side:
+                    self.ledger.unmatched.append((row, f"its exchange order is a {assumed}; it spends from that"))
                 return True
         return False
 
@@ -267,7 +289,10 @@ class _OrderBook:
         return self._take_best(row, near, None)
 
     def take_nearest(self, row: OrderRow, side: Side | None) -> None:
-        """Spend from the nearest units of the symbol and side, and list the row."""
+        """Spend from the nearest units of the symbol and side, and list the row; without a symbol none is near."""
+        if not row.symbol:
+            self.ledger.unmatched.append((row, "it names neither a symbol nor an order; it spends nothing"))
+            return
         keys = [key for order in self._orders(row, side).values() for key in order]
         keys.sort(key=lambda key: (_distance(row, key), key[3], key[2]))
         short = self.ledger.take(row, keys, row.quantity)
@@ -275,17 +300,19 @@ class _OrderBook:
         self.ledger.unmatched.append((row, f"no order matches it; it spends from the nearest fills{said}"))
 
     def _orders(self, row: OrderRow, side: Side | None) -> Mapping[str, list[UnitKey]]:
+        """The orders on the row's symbol and side by name; a row without a symbol, or a side, may be of any."""
         symbol = canonical_symbol(row.symbol)
-        if side is not None:
+        if symbol and side is not None:
             return self.orders.get((symbol, side), {})
-        both: dict[str, list[UnitKey]] = defaultdict(list)
-        for either in Side:
-            for name, keys in self.orders.get((symbol, either), {}).items():
-                both[name] = sorted([*both[name], *keys], key=lambda key: key[3])
-        return both
+        every: dict[str, list[UnitKey]] = defaultdict(list)
+        for (other, either), orders in self.orders.items():
+            if symbol in ("", other) and side in (None, either):
+                for name, keys in orders.items():
+                    every[name] = sorted([*every[name], *keys], key=lambda key: key[3])
+        return every
 
     def _with_client_id(self, row: OrderRow, client: str) -> Sequence[str]:
-        return self.by_client.get((canonical_symbol(row.symbol), client), ())
+        return self.by_client.get((canonical_symbol(row.symbol), canonical_id(client)), ())
 
     def _is_near(self, row: OrderRow) -> bool:
         """Whether any unit of the symbol lies within the tolerance: most rows of a long history lie near none."""

@@ -10,6 +10,7 @@ import json
 import re
 from datetime import UTC, datetime
 from decimal import Decimal
+from uuid import UUID
 
 from recon.errors import UsageError
 
@@ -41,6 +42,20 @@ def canonical_decimal(value: Decimal) -> str:
 def canonical_symbol(symbol: str) -> str:
     """Upper case without `/ - _ :`, so that BTC/USD, BTC-USD and BTCUSD are one symbol (rules.md 3)."""
     return symbol.upper().translate(_SEPARATORS)
+
+
+def is_uuid(text: str) -> bool:
+    """Whether a uuid column takes the id."""
+    try:
+        UUID(text)
+    except ValueError:
+        return False
+    return True
+
+
+def canonical_id(text: str) -> str:
+    """A UUID in lower case with hyphens, any other id as it stands: a uuid column spells ids its own way."""
+    return str(UUID(text)) if is_uuid(text) else text
 
 
 def base_asset(symbol: str) -> str:

@@ -13,7 +13,7 @@ from datetime import datetime
 from decimal import Decimal
 
 from recon.allocation import TradeKey
-from recon.domain import FILLED, TERMINAL_UNFILLED, OrderRow, Side
+from recon.domain import FILLED, NOT_FINITE, TERMINAL_UNFILLED, OrderRow, Side
 from recon.evidence import ZERO
 from recon.identity import canonical_time
 
@@ -59,6 +59,11 @@ class Lifecycle:
         return self.entry_qty - self.exit_qty
 
     @property
+    def is_open(self) -> bool:
+        """Whether the runbook's query lists it: more was opened than closed, or a quantity is not a finite number."""
+        return self.open_qty > 0 or any(row.is_filled and row.quantity_problem == NOT_FINITE for row in self.rows)
+
+    @property
     def closing_side(self) -> Side:
         """The side of its exits: an EXIT never opens, so shorts close with buys."""
         return self.entry_side.opposite
@@ -83,9 +88,9 @@ def known_side(raw: str | None) -> Side | None:
     return Side(text) if text in ("buy", "sell") else None
 
 
-def row_side(row: OrderRow, entry_side: Side) -> Side | None:
+def row_side(row: OrderRow, entry_side: Side | None) -> Side | None:
     """The side of a row: its own when it has one, else the trade's; None when neither says."""
-    if row.raw_side is not None:
+    if row.raw_side is not None or entry_side is None:
         return known_side(row.raw_side)
     return {"ENTRY": entry_side, "EXIT": entry_side.opposite}.get(row.action)
 

@@ -22,9 +22,12 @@ from sqlalchemy.exc import DataError
 from sqlalchemy.sql.elements import ColumnElement
 
 from recon.allocation import TradeKey
-from recon.domain import BACKFILL_PREFIX, FILLED, Item, OrderRow
+from recon.domain import BACKFILL_PREFIX, FILLED, NOT_FINITE, Item, OrderRow
 from recon.errors import Refused
 from recon.orders_schema import OPTIONAL, Schema, read_schema
+
+NEVER = datetime.min.replace(tzinfo=UTC)
+"""Stands for the time of a row that is not filled and has none: nothing depends on it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,11 +38,17 @@ class OpenLifecycle:
     trade_id: str
     entry_qty: Decimal
     exit_qty: Decimal
+    is_unreadable: bool = False
 
     @property
     def open_qty(self) -> Decimal:
-        """entry_qty - exit_qty; negative when over-closed."""
+        """entry_qty - exit_qty; negative when over-closed. A quantity that is not a finite number counts as 0."""
         return self.entry_qty - self.exit_qty
+
+    @property
+    def is_open(self) -> bool:
+        """Whether the runbook's query lists it; to PostgreSQL, NaN and infinity are greater than any number."""
+        return self.open_qty > 0 or self.is_unreadable
 
 
 class Orders:
@@ -53,6 +62,8 @@ class Orders:
         self.naive_times = schema.naive_times
         self._copied = schema.copied
         self._needs_client_id = schema.needs_client_id
+        self._generated = schema.generated
+        self._sides = schema.sides
 
     @classmethod
     def reflect(cls, connection: Connection) -> Orders:
@@ -77,25 +88,28 @@ class Orders:
     def lifecycles(self, connection: Connection, profile_id: str) -> list[OpenLifecycle]:
         """Lifecycles whose entries and exits do not cancel out (runbook section 1), ordered bytewise; reads only.
 
-        One signed sum decides, exactly, in numeric; open ones come with over-closed ones (negative).
+        One signed sum decides, exactly, in numeric; open ones come with over-closed ones (negative), and with those
+        of which a quantity is not a finite number.
         """
         table = self.table
         quantity = self._counted()
         entry = sa.func.sum(sa.case((self._text("action") == "ENTRY", quantity), else_=0))
         leave = sa.func.sum(sa.case((self._text("action") == "EXIT", quantity), else_=0))
+        unreadable = sa.func.bool_or(sa.or_(*(self._number(name).in_(_not_finite()) for name in ("quantity", "qty"))))
+        unreadable = sa.func.coalesce(unreadable, sa.false())
         query = (
-            sa.select(sa.func.coalesce(self._text("symbol"), ""), self._text("trade_id"), entry, leave)
+            sa.select(sa.func.coalesce(self._text("symbol"), ""), self._text("trade_id"), entry, leave, unreadable)
             .where(self.profile(profile_id), self._text("status").in_(sorted(FILLED)), table.c.trade_id.is_not(None))
             .group_by(table.c.profile_id, table.c.symbol, table.c.trade_id)
-            .having(entry - leave != 0)
+            .having(sa.or_(entry - leave != 0, unreadable))
         )
         found = [OpenLifecycle(*row) for row in connection.execute(query)]
         return sorted(found, key=lambda one: (one.symbol.encode(), one.trade_id.encode()))
 
     def symbols(self, connection: Connection, profile_id: str) -> list[str]:
-        """Every symbol of the profile, as spelled; reads only."""
+        """Every symbol of the profile, as spelled, the empty one for NULL; reads only."""
         query = sa.select(self._text("symbol")).where(self.profile(profile_id)).distinct()
-        return sorted(symbol for (symbol,) in connection.execute(query) if symbol is not None)
+        return sorted(symbol or "" for (symbol,) in connection.execute(query))
 
     def rows(
         self,
@@ -108,7 +122,7 @@ class Orders:
     ) -> tuple[OrderRow, ...]:
         """The profile's rows on any of the symbols, trades or ids, by time and order_id; reads only."""
         wanted = sa.or_(
-            self._text("symbol") == sa.any_(_array(symbols)),
+            sa.func.coalesce(self._text("symbol"), "") == sa.any_(_array(symbols)),
             self._text("trade_id") == sa.any_(_array(trade_ids)),
             self._text("order_id") == sa.any_(_array(order_ids)),
         )
@@ -233,8 +247,7 @@ class Orders:
     def _counted(self) -> ColumnElement[Decimal]:
         """COALESCE(quantity, qty, 0), with 0 for what is not a finite number; such a row is `data_quality`."""
         quantity = sa.func.coalesce(self._number("quantity"), self._number("qty"), 0)
-        strange = [sa.cast(sa.literal(text, sa.Text), sa.Numeric) for text in ("NaN", "Infinity", "-Infinity")]
-        return sa.case((quantity.in_(strange), 0), else_=quantity)
+        return sa.case((quantity.in_(_not_finite()), 0), else_=quantity)
 
     def _instant(self, name: str) -> ColumnElement[datetime]:
         column = self.table.c[name]
@@ -270,7 +283,7 @@ class Orders:
                 "quantity": str(item.qty),
                 "price": str(item.price),
                 "filled_at": item.filled_at.isoformat() if item.filled_at else None,
-                "side": item.side.value if item.side else None,
+                "side": self._sides.get(item.side.value, item.side.value) if item.side else None,
                 "exchange_order_id": item.exchange_order_id,
                 "entry_order_id": entries[item.symbol, item.trade_id],
             }
@@ -299,10 +312,15 @@ class Orders:
             "exchange_order_id": values.c.exchange_order_id,
         }
         if "side" in table.c:
-            cells["side"] = _spelled_like(sa.cast(entry.c.side, sa.Text), values.c.side)
+            spelled = _spelled_like(sa.cast(entry.c.side, sa.Text), values.c.side)
+            cells["side"] = values.c.side if self._sides else spelled
         if self._needs_client_id:
             cells["client_order_id"] = values.c.order_id
-        return {name: sa.cast(cell, table.c[name].type) for name, cell in cells.items() if name in table.c}
+        return {
+            name: sa.cast(cell, table.c[name].type)
+            for name, cell in cells.items()
+            if name in table.c and name not in self._generated
+        }
 
 
 def _order_row(row: sa.RowMapping) -> OrderRow:
@@ -311,6 +329,7 @@ def _order_row(row: sa.RowMapping) -> OrderRow:
     filled_at, created_at = row["filled_at"], row["created_at"]
     problem = _quantity_problem(quantity, qty)
     usable = counted is not None and counted.is_finite()
+    never = None if row["status"] in FILLED else NEVER
     return OrderRow(
         order_id=row["order_id"],
         profile_id=row["profile_id"],
@@ -320,8 +339,8 @@ def _order_row(row: sa.RowMapping) -> OrderRow:
         status=row["status"],
         quantity=counted if usable else Decimal(0),
         price=row["price"] if row["price"] is not None and row["price"].is_finite() else None,
-        filled_at=_instant_of(filled_at or created_at, row["order_id"]),
-        created_at=_instant_of(created_at or filled_at, row["order_id"]),
+        filled_at=_instant_of(filled_at or created_at or never, row["order_id"]),
+        created_at=_instant_of(created_at or filled_at or never, row["order_id"]),
         raw_side=row["side"],
         exchange_order_id=row["exchange_order_id"] or None,
         client_order_id=row["client_order_id"] or None,
@@ -344,10 +363,14 @@ def _quantity_problem(quantity: Decimal | None, qty: Decimal | None) -> str | No
     if not known:
         return "quantity and qty are both NULL"
     if any(not value.is_finite() for value in known):
-        return "its quantity is not a finite number"
+        return NOT_FINITE
     if len(known) == 2 and known[0] != known[1]:
         return f"quantity {quantity} and qty {qty} differ"
     return f"its quantity {known[0]} is negative" if known[0] < 0 else None
+
+
+def _not_finite() -> list[ColumnElement[Decimal]]:
+    return [sa.cast(sa.literal(text, sa.Text), sa.Numeric) for text in ("NaN", "Infinity", "-Infinity")]
 
 
 def _spelled_like(example: ColumnElement[str], word: ColumnElement[str]) -> ColumnElement[str]:

@@ -5,7 +5,7 @@ Reads only. Entry point: `read_schema`. Rules: rules.md 9.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -41,7 +41,8 @@ class Schema:
 
     `conflict` are the columns of the unique index that covers order_id; `naive_times` the instants without time
     zone, read as UTC; `copied` the NOT NULL columns without default that recon does not know. `needs_client_id` says
-    that client_order_id is such a column too; a backfill row has none, so its own order_id stands there.
+    that client_order_id is such a column too; a backfill row has none, so its own order_id stands there. `generated`
+    are columns that the database fills itself; `sides` spells buy and sell as an enum of sides has them.
     """
 
     table: sa.Table
@@ -50,14 +51,17 @@ class Schema:
     naive_times: tuple[str, ...]
     copied: tuple[str, ...]
     needs_client_id: bool
+    generated: frozenset[str]
+    sides: Mapping[str, str]
 
 
 def read_schema(connection: Connection) -> Schema:
     """Read the table's definition; reads only. Raises `Refused` (orders_unsuitable) with the DDL that would help."""
     try:
-        table = sa.Table("orders", sa.MetaData(), *map(_column, sa.inspect(connection).get_columns("orders")))
+        found = sa.inspect(connection).get_columns("orders")
     except NoSuchTableError:
         raise _unsuitable("there is no table orders on the search path", []) from None
+    table = sa.Table("orders", sa.MetaData(), *map(_column, found))
     missing = [name for name in REQUIRED if name not in table.c]
     if missing:
         ddl = [f"ALTER TABLE orders ADD COLUMN {name} {KNOWN_TYPES[name]};" for name in missing]
@@ -66,7 +70,10 @@ def read_schema(connection: Connection) -> Schema:
     unique = _unique_indexes(connection, table)
     conflict, copied = _arbiter(unique), _copied(table)
     _check_copied(table, copied, unique)
-    return Schema(table, conflict, _columns(table), _naive_times(table), copied, _needs_client_id(table))
+    generated = frozenset(column["name"] for column in found if column.get("computed"))
+    return Schema(
+        table, conflict, _columns(table), _naive_times(table), copied, _needs_client_id(table), generated, _sides(table)
+    )
 
 
 def _column(found: ReflectedColumn) -> sa.Column[Any]:
@@ -84,6 +91,8 @@ def _columns(table: sa.Table) -> Columns:
         has_side="side" in table.c,
         has_exchange_order_id="exchange_order_id" in table.c,
         exchange_order_id_length=getattr(getattr(table.c.get("exchange_order_id"), "type", None), "length", None),
+        exchange_order_id_is_uuid=isinstance(getattr(table.c.get("exchange_order_id"), "type", None), sa.Uuid),
+        exchange_order_id_required="exchange_order_id" in table.c and _must_be_given(table.c.exchange_order_id),
         naive_times=_naive_times(table),
         time_digits=TIME_DIGITS if (digits := getattr(table.c.filled_at.type, "precision", None)) is None else digits,
     )
@@ -101,6 +110,18 @@ def _copied(table: sa.Table) -> tuple[str, ...]:
 
 def _needs_client_id(table: sa.Table) -> bool:
     return "client_order_id" in table.c and _must_be_given(table.c.client_order_id)
+
+
+def _sides(table: sa.Table) -> dict[str, str]:
+    """How an enum of sides spells buy and sell; nothing where sides are text. Raises `Refused` when it has no such."""
+    kind = getattr(table.c.get("side"), "type", None)
+    if not isinstance(kind, sa.Enum):
+        return {}
+    spelled = {label.strip().lower(): label for label in kind.enums}
+    for word in ("buy", "sell"):
+        if word not in spelled:
+            raise _unsuitable(f"side cannot hold {word}", [f"ALTER TYPE {kind.name} ADD VALUE '{word}';"])
+    return {word: spelled[word] for word in ("buy", "sell")}
 
 
 def _amount(kind: Any) -> Amount:
@@ -133,9 +154,17 @@ def _check_types(table: sa.Table) -> None:
                 f"{name} is not a timestamp",
                 [f"ALTER TABLE orders ALTER COLUMN {name} TYPE timestamptz USING {name}::timestamptz;"],
             )
-    for name in ("symbol", "action", "status"):
-        if not isinstance(table.c[name].type, texts):
+    for name, longest in (("symbol", ""), ("action", "EXIT"), ("status", "canceled")):
+        kind = table.c[name].type
+        if not isinstance(kind, texts):
             raise _unsuitable(f"{name} is not text", [f"ALTER TABLE orders ALTER COLUMN {name} TYPE text;"])
+        if (getattr(kind, "length", None) or len(longest)) < len(longest):
+            raise _unsuitable(f"{name} cannot hold {longest}", [f"ALTER TABLE orders ALTER COLUMN {name} TYPE text;"])
+    if _needs_client_id(table) and not isinstance(table.c.client_order_id.type, sa.String):
+        raise _unsuitable(
+            "client_order_id must be given and is not text, and a backfill row has none",
+            ["ALTER TABLE orders ALTER COLUMN client_order_id DROP NOT NULL;"],
+        )
     for name in ("exchange_order_id", "client_order_id"):
         if name in table.c and not isinstance(table.c[name].type, sa.String | sa.Uuid):
             raise _unsuitable(f"{name} is not text", [f"ALTER TABLE orders ALTER COLUMN {name} TYPE text;"])

@@ -17,8 +17,8 @@ from typing import Any
 from recon.allocation import Allocation, Candidate, TradeKey, allocate
 from recon.criteria import Case, Columns, Judgement, Market, Rules, candidate_rows, judge
 from recon.domain import Decision, Grade, Item, OrderRow, Reason, Side, Snapshot
-from recon.evidence import EvidenceUnit, Ledger, Take, UnitKey, build_units, record, spend
-from recon.identity import canonical_symbol, digest
+from recon.evidence import EvidenceUnit, Ledger, Order, Take, UnitKey, build_units, record, spend
+from recon.identity import canonical_id, canonical_symbol, digest
 from recon.layout import lay_out
 from recon.lifecycles import Lifecycle, build_lifecycles, row_side
 
@@ -96,7 +96,7 @@ def build_plan(
     """
     with localcontext(EXACT):
         lifecycles = build_lifecycles(facts.rows)
-        still_open = [lifecycle for lifecycle in lifecycles.values() if lifecycle.open_qty > 0]
+        still_open = [lifecycle for lifecycle in lifecycles.values() if lifecycle.is_open]
         ledger = book(facts, lifecycles)
         allocations = _allocations(facts, ledger, lifecycles, still_open)
         cases = _cases(facts, rules, ledger, still_open, allocations, batch_reasons or {})
@@ -111,15 +111,16 @@ def book(facts: Facts, lifecycles: Mapping[TradeKey, Lifecycle]) -> Ledger:
         return Ledger.of(())
     ledger = Ledger.of(build_units(facts.snapshot.fills, facts.snapshot.replaced))
     filled = [(row, _side(row, lifecycles)) for row in facts.rows if row.is_filled]
-    strangers = spend(ledger, [(row, side) for row, side in filled if row.is_backfill])
+    strangers = spend(ledger, [(row, side) for row, side in filled if row.is_backfill], facts.snapshot.window)
     ordinary = [(row, side) for row, side in filled if not row.is_backfill]
     record(ledger, [*ordinary, *strangers], facts.snapshot.window)
     return ledger
 
 
 def _side(row: OrderRow, lifecycles: Mapping[TradeKey, Lifecycle]) -> Side | None:
-    lifecycle = lifecycles.get((row.symbol, row.trade_id or ""))
-    return row_side(row, lifecycle.entry_side if lifecycle else Side.BUY)
+    """The row's own side, else what its trade says; a row without either may be of any side."""
+    lifecycle = lifecycles.get((row.symbol, row.trade_id)) if row.trade_id is not None else None
+    return row_side(row, lifecycle.entry_side if lifecycle else None)
 
 
 def _allocations(
@@ -133,9 +134,10 @@ def _allocations(
     made: list[Allocation] = []
     for group, candidates in sorted(groups.items()):
         units = [unit for unit in ledger.units.values() if (unit.symbol, unit.side) == group]
-        links = _links(units, facts.rows, unfilled_only=group in shared)
+        rows = [row for row in facts.rows if _side(row, lifecycles) in (group[1], None)]
+        links = _links(units, rows, unfilled_only=group in shared)
         made += allocate(candidates, units, ledger.left, links, shared=group in shared)
-    begins = {key: one.begin for key, one in lifecycles.items() if one.entries or one.open_qty > 0}
+    begins = {key: one.begin for key, one in lifecycles.items() if one.entries or one.is_open}
     by_trade: dict[TradeKey, list[Allocation]] = defaultdict(list)
     for allocation in lay_out(ledger, made, begins):
         ledger.left[allocation.unit.key] -= allocation.qty
@@ -144,12 +146,15 @@ def _allocations(
 
 
 def _shared(takes: Iterable[Take]) -> set[tuple[str, Side]]:
-    """The (symbol, side) pairs on which recorded exits split one exchange order over several trades."""
-    trades: dict[tuple[str, Side, str], set[str | None]] = defaultdict(set)
+    """The (symbol, side) pairs on which most exchange orders of recorded exits are split over several trades."""
+    trades: dict[Order, set[str | None]] = defaultdict(set)
     for take in takes:
         if take.row.action == "EXIT" and not take.row.is_backfill:
             trades[take.unit[:3]].add(take.row.trade_id)
-    return {order[:2] for order, on in trades.items() if len(on) > 1}
+    orders: dict[tuple[str, Side], list[bool]] = defaultdict(list)
+    for order, on in trades.items():
+        orders[order[:2]].append(len(on) > 1)
+    return {pair for pair, split in orders.items() if 2 * sum(split) > len(split)}
 
 
 def _links(units: Iterable[EvidenceUnit], rows: Iterable[OrderRow], *, unfilled_only: bool) -> dict[UnitKey, TradeKey]:
@@ -163,10 +168,11 @@ def _links(units: Iterable[EvidenceUnit], rows: Iterable[OrderRow], *, unfilled_
         if row.trade_id is not None and not row.is_backfill and not (unfilled_only and row.is_filled):
             for name in (row.exchange_order_id, row.client_order_id):
                 if name:
-                    on[canonical_symbol(row.symbol), name].add((row.symbol, row.trade_id))
+                    on[canonical_symbol(row.symbol), canonical_id(name)].add((row.symbol, row.trade_id))
     links = {}
     for unit in units:
-        trades = {trade for name in unit.names for trade in on.get((unit.symbol, name), ())}
+        names = map(canonical_id, unit.names)
+        trades = {trade for name in names for trade in on.get((unit.symbol, name), ())}
         if len(trades) == 1:
             links[unit.key] = trades.pop()
     return links
@@ -184,7 +190,6 @@ def _cases(
     for take in ledger.takes.values():
         takes[take.row.symbol, take.row.trade_id or ""].append(take)
     existing = {row.order_id: row for row in facts.rows if row.is_backfill}
-    orders = frozenset(unit.order for unit in ledger.units.values())
     cases = [
         Case(
             facts.profile_id,
@@ -196,7 +201,6 @@ def _cases(
             market(facts.snapshot),
             facts.columns,
             rules,
-            orders=orders,
             batch_reasons=batch_reasons,
         )
         for lifecycle in sorted(still_open, key=lambda one: (one.symbol.encode(), one.trade_id.encode()))
@@ -256,7 +260,7 @@ def _document(facts: Facts, rules: Rules, judgements: Sequence[Judgement]) -> Ma
 
 def _symbol_document(facts: Facts, symbol: str) -> Mapping[str, Any]:
     snapshot = facts.snapshot
-    rows = [_row_document(row) for row in facts.rows if canonical_symbol(row.symbol) == symbol]
+    rows = [_row_document(row) for row in facts.rows if canonical_symbol(row.symbol) in (symbol, "")]
     known = market(snapshot)
     positions = None if known.positions is None else known.positions.get(symbol, ())
     fills = [fill for fill in (snapshot.fills if snapshot else ()) if canonical_symbol(fill.symbol) == symbol]

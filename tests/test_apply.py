@@ -356,6 +356,32 @@ def test_anything_else_that_changes_with_the_insert_rolls_everything_back(
     assert incident.run("apply").verdict is Verdict.DONE
 
 
+@pytest.mark.parametrize(
+    ("obstacles", "why"),
+    [
+        (["ALTER TABLE orders ADD CHECK (status IN ('new', 'filled', 'cancelled'))"], "violates check constraint"),
+        (
+            [
+                "CREATE FUNCTION stay() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NULL; END'",
+                "CREATE TRIGGER stay BEFORE UPDATE ON orders FOR EACH ROW EXECUTE FUNCTION stay()",
+            ],
+            "(the update changed no row)",
+        ),
+    ],
+)
+def test_what_could_not_be_rolled_back_is_not_applied(incident: Incident, obstacles: list[str], why: str) -> None:
+    """Better said before than after; the control is every other test."""
+    incident.create_table().ghost("t1")
+    for statement in obstacles:
+        incident.sql(statement)
+    incident.plan()
+    before = incident.everything()
+    result = incident.run("apply")
+    assert (result.verdict, result.code) == (Verdict.NO_GO, "orders_unsuitable")
+    assert why in (result.message or "")
+    assert incident.everything() == before
+
+
 def test_an_audit_row_that_cannot_be_written_takes_the_orders_row_with_it(incident: Incident) -> None:
     """Invariant 3: orders and audit rows commit together or not at all."""
     incident.create_table().ghost("t1")

@@ -190,6 +190,19 @@ def test_an_audit_table_that_cannot_be_written_stops_the_whole_batch(incident: I
         assert incident.audit("1") == [], "the probe was taken back"
 
 
+@pytest.mark.parametrize(("qty", "refused"), [("1.123456789", True), ("1.12345678", False)])
+def test_an_audit_table_that_would_round_is_refused_with_the_ddl_that_helps(
+    incident: Incident, qty: str, refused: bool
+) -> None:
+    incident.create_table().ghost("t1", qty)
+    incident.sql("ALTER TABLE reconciliation_backfill_audit ALTER filled_qty TYPE numeric(18,8)")
+    incident.run("detect")
+    result = incident.run("dry-run")
+    assert (result.verdict, result.code) == ((Verdict.NO_GO, "audit_unavailable") if refused else (Verdict.GO, None))
+    assert ("ALTER filled_qty TYPE numeric" in (result.message or "")) is refused
+    assert incident.state() == ("detected" if refused else "planned")
+
+
 def test_the_probe_leaves_no_row(incident: Incident) -> None:
     incident.create_table().ghost("t1")
     incident.run("detect")

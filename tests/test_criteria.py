@@ -198,19 +198,16 @@ def test_dust_without_a_price_is_a_defect_of_the_data():
 
 
 @pytest.mark.parametrize("sold", ["", "10:00:00 fill X1 sell 1.999"])
-def test_a_small_remainder_of_a_trade_that_grew_after_the_window_is_no_dust(sold):
-    """Nobody looked since: its exit may be a fill that was not fetched. Filled at the window's end it was looked at."""
+def test_dust_that_was_opened_after_the_window_is_dust_all_the_same(sold):
+    """The threshold alone decides (runbook 4); what is above it has a window too short."""
     entries = ["09:00:00 ENTRY T1 buy 1.999"] if sold else []
     late = ["window 08:00:00 10:30:00", *entries, "10:30:00.000001 ENTRY T1 buy 0.001", *filter(None, [sold])]
-    plan = plan_of(facts_of(*late))
-    assert said(plan)[-2:] == [
-        "T1 NO_GO missing_fill_evidence_for_large_remainder 0.001",
-        "T1 NO_GO evidence_window_too_short 0.001",
+    assert said(plan_of(facts_of(*late)))[-1].split()[1] == ("dust_remainder" if sold else "dust_only")
+    more = [line.replace("buy 0.001", "buy 0.005") for line in late]
+    assert said(plan_of(facts_of(*more)))[-2:] == [
+        "T1 NO_GO missing_fill_evidence_for_large_remainder 0.005",
+        "T1 NO_GO evidence_window_too_short 0.005",
     ]
-    text = details(plan)["missing_fill_evidence_for_large_remainder"]
-    assert "the rest, 0.001, is younger than the window, so it is no dust, whatever the threshold of 0.00" in text
-    just = [line.replace(".000001", "") for line in late]
-    assert said(plan_of(facts_of(*just)))[-1].split()[1] == ("dust_remainder" if sold else "dust_only")
 
 
 def test_a_covered_trade_that_grew_after_the_window_is_closed():
@@ -491,35 +488,48 @@ def test_the_detail_names_every_defect():
     )
 
 
+TAKEN, SAID = "names no side and is taken for a buy", "says buy"
+
+
 @pytest.mark.parametrize(
     ("entry", "fills", "contradicted"),
     [
-        ("09:00:00 ENTRY T1 - 2 @100 E1", ["sell"], True),
-        ("09:00:00 ENTRY T1 - 2 @100 E1", ["buy"], False),
-        ("09:00:00 ENTRY T1 - 2 @100 E1", ["buy", "sell"], False),
-        ("09:00:00 ENTRY T1 - 2 @100 E1", [], False),
-        ("09:00:00 ENTRY T1 - 2 @100 -", ["sell"], False),
-        ("09:00:00 ENTRY T1 buy 2 @100 E1", ["sell"], False),
+        ("09:00:00 ENTRY T1 - 2 @100 E1", ["sell"], TAKEN),
+        ("09:00:00 ENTRY T1 - 2 @100 E1", ["buy"], None),
+        ("09:00:00 ENTRY T1 - 2 @100 E1", ["buy", "sell"], None),
+        ("09:00:00 ENTRY T1 - 2 @100 E1", [], None),
+        ("09:00:00 ENTRY T1 - 2 @100 -", ["sell"], TAKEN),
+        ("09:00:00 ENTRY T1 - 1 @100 -", ["sell"], TAKEN),
+        ("09:00:00 ENTRY T1 - 2 @100 -", ["buy", "sell"], None),
+        ("09:00:00 ENTRY T1 buy 2 @100 E1", ["sell"], SAID),
+        ("09:00:00 ENTRY T1 buy 2 @100 -", ["sell"], None),
     ],
 )
-def test_an_entry_without_a_side_whose_order_lies_on_the_other_side_is_a_defect(entry, fills, contradicted):
-    """A short in a table without sides would be closed by sells, and sold twice."""
+def test_an_entry_that_holds_fills_of_the_other_side_is_a_defect(entry, fills, contradicted):
+    """A short in a table without sides, or with a wrong one, would be closed by sells, and its own sell spent again."""
     plan = plan_of(facts_of(entry + " id=e", *(f"09:00:00 fill E1 {side} 2" for side in fills)))
     found = details(plan).get("data_quality")
-    assert found == ("ENTRY row e names no side; its exchange order is a sell, not a buy" if contradicted else None)
+    assert found == (f"ENTRY row e {contradicted}; its exchange order is a sell" if contradicted else None)
 
 
-def test_an_exit_without_a_side_and_an_order_of_another_symbol_contradict_nothing():
-    lines = ["09:00:00 ENTRY T1 - 2 @100 E1", "09:30:00 EXIT T1 - 1 @100 X1", "09:30:00 fill X1 buy 1"]
-    plan = plan_of(facts_of(*lines, "09:00:00 fill E1 sell 2 symbol=BTC/USD"))
-    assert "data_quality" not in details(plan)
+@pytest.mark.parametrize(("side", "said_so"), [("-", "names no side and is taken for a"), ("sell", "says")])
+def test_so_is_an_exit_that_holds_a_fill_of_its_entrys_side(side, said_so):
+    lines = ["09:00:00 ENTRY T1 buy 2 @100 E1", f"09:30:00 EXIT T1 {side} 1 @100 X1 id=x", "09:30:00 fill X1 buy 1"]
+    assert (
+        details(plan_of(facts_of(*lines)))["data_quality"] == f"EXIT row x {said_so} sell; its exchange order is a buy"
+    )
+
+
+def test_an_order_of_another_symbol_contradicts_nothing():
+    lines = ["09:00:00 ENTRY T1 - 2 @100 E1", "09:00:00 fill E1 sell 2 symbol=BTC/USD"]
+    assert "data_quality" not in details(plan_of(facts_of(*lines)))
 
 
 def test_every_defect_is_named_the_contradicted_side_too():
     lines = ["09:00:00 ENTRY T1 - 2 @100 E1 id=e", "09:30:00 CLOSE T1 sell 1 @100 - id=r", "09:00:00 fill E1 sell 2"]
     assert details(plan_of(facts_of(*lines)))["data_quality"] == (
         "row r has action 'CLOSE', expected ENTRY or EXIT; "
-        "ENTRY row e names no side; its exchange order is a sell, not a buy"
+        "ENTRY row e names no side and is taken for a buy; its exchange order is a sell"
     )
 
 

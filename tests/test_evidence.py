@@ -237,9 +237,37 @@ def test_ids_are_unique_within_a_side_only_and_a_stated_side_counts(facts):
     assert {(key[1], key[2]): str(qty) for key, qty in held.left.items()} == {
         ("sell", "7"): "2",
         ("buy", "7"): "1",
-        ("sell", "8"): "3",
+        ("sell", "8"): "1",
     }
-    assert listed(held) == [("row-2", NO_FILL)]
+    assert listed(held) == [("row-2", "its exchange order is a sell; it spends from that")]
+
+
+@ledger
+def test_a_stated_side_yields_where_only_the_other_side_has_such_an_order(facts):
+    """
+    The backend wrote the position's side on an exit, and once the wrong client id's: the fills are theirs all the same.
+
+        10:00:00  EXIT  T1  buy  1  @100  X1
+        10:10:00  EXIT  T2  buy  1  @100  -   client=c2
+        10:00:00  fill  X1  sell  1
+        10:10:00  fill  X2  sell  1  client=c2
+    """
+    held = booked(facts)
+    assert left(held) == {"X1 10:00:00": "0", "X2 10:10:00": "0"}
+    assert {why for _, why in listed(held)} == {"its exchange order is a sell; it spends from that"}
+
+
+@ledger
+def test_a_uuid_is_one_id_however_it_is_spelled(facts):
+    """
+    A uuid column gives back lower case with hyphens, the exchange wrote it otherwise.
+
+        10:00:00  EXIT  T1  sell  1  @100  a0eebc99-9c0b-4ef8-bb6d-6bb9bd380a11
+        10:10:00  EXIT  T2  sell  1  @100  -  client=a0eebc99-9c0b-4ef8-bb6d-6bb9bd380a12
+        10:00:00  fill  A0EEBC99-9C0B-4EF8-BB6D-6BB9BD380A11  sell  1
+        10:10:00  fill  X2  sell  1  client=A0EEBC999C0B4EF8BB6D6BB9BD380A12
+    """
+    assert set(left(booked(facts)).values()) == {"0"}
 
 
 @ledger
@@ -714,6 +742,22 @@ def test_a_backfill_row_of_an_instant_outside_the_window_spends_nothing_in_it(fa
     """
     held = booked(facts)
     assert left(held) == {"X1 10:00:00": "1"}
+    assert listed(held) == []
+
+
+@ledger
+def test_a_backfill_row_goes_on_spending_when_its_fills_come_back_at_other_instants(facts):
+    """
+    X1 was exported in microseconds when it was repaired, and now in milliseconds; X2 was one line, and is two now.
+
+        10:00:00.000600  BFILL  T1  sell  1  @110  X1
+        10:30:00         BFILL  T2  sell  2  @110  X2
+        10:00:00         fill   X1  sell  1
+        10:29:00         fill   X2  sell  1
+        10:30:00         fill   X2  sell  1
+    """
+    held = booked(facts)
+    assert set(left(held).values()) == {"0"}
     assert listed(held) == []
 
 

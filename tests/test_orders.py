@@ -79,6 +79,9 @@ SHAPES = {
     "primary key": Shape(unique="PRIMARY KEY (order_id)"),
     "primary key with profile": Shape(unique="PRIMARY KEY (order_id, profile_id)"),
     "index that includes": Shape(unique="UNIQUE (order_id) INCLUDE (status)"),
+    "capitals, ENTRY without a side": Shape(
+        EXTENDED | {"side": "way"}, before=(CAPITALS,), cells={"side": None}, side="SELL"
+    ),
     "client ids": Shape(EXTENDED | {"client_order_id": "text NOT NULL UNIQUE"}, cells={"client_order_id": "c-1"}),
     "another schema": Shape(
         {name: kind.replace("way", "trading.way") for name, kind in (EXTENDED | OF_ENUM).items()},
@@ -249,6 +252,9 @@ def test_an_index_that_failed_to_build_does_not_count(incident: Incident) -> Non
         ("filled_at", "date", "filled_at is not a timestamp"),
         ("updated_at", "bigint", "updated_at is not a timestamp"),
         ("status", "int", "status is not text"),
+        ("status", "varchar(6)", "status cannot hold canceled"),
+        ("action", "varchar(3)", "action cannot hold EXIT"),
+        ("client_order_id", "uuid NOT NULL", "client_order_id must be given and is not text"),
         ("symbol", "uuid", "symbol is not text"),
     ],
 )
@@ -259,7 +265,11 @@ def test_a_column_of_the_wrong_type_is_refused_by_name(incident: Incident, colum
 
 @pytest.mark.parametrize(
     ("column", "labels", "missing"),
-    [("status", "'new', 'filled', 'cancelled'", "canceled"), ("action", "'ENTRY', 'CLOSE'", "EXIT")],
+    [
+        ("status", "'new', 'filled', 'cancelled'", "canceled"),
+        ("action", "'ENTRY', 'CLOSE'", "EXIT"),
+        ("side", "'BUY', 'SELL_SHORT'", "sell"),
+    ],
 )
 def test_an_enum_that_could_not_be_written_or_taken_back_is_refused(
     incident: Incident, column: str, labels: str, missing: str
@@ -279,6 +289,50 @@ def test_a_unique_column_that_would_be_copied_is_refused(incident: Incident) -> 
     message = _refused(incident)
     assert "id is NOT NULL and unique but has no default" in message
     assert "ALTER TABLE orders ALTER COLUMN id SET DEFAULT" in message
+
+
+def test_a_generated_quantity_is_left_to_the_database(incident: Incident) -> None:
+    incident.create_table(EXTENDED | {"qty": "numeric GENERATED ALWAYS AS (quantity) STORED"})
+    incident.sql(
+        """INSERT INTO orders (order_id, profile_id, symbol, trade_id, action, status, quantity, price, filled_at,
+                               created_at, updated_at, side)
+           VALUES ('e', 'main', 'BTC/USD', 't1', 'ENTRY', 'filled', 2, 100, %s, %s, %s, 'buy')""",
+        at(0), at(0), at(0),
+    )  # fmt: skip
+    incident.fill("X1", "2", 60)
+    assert incident.repair().counts == {"APPLIED": 1}
+    assert [(row["quantity"], row["qty"]) for row in incident.backfills()] == [(2, 2)]
+
+
+UPPER = "A0EEBC99-9C0B-4EF8-BB6D-6BB9BD380A11"
+
+
+def test_a_uuid_column_of_exchange_orders_takes_ids_in_any_spelling(incident: Incident) -> None:
+    """The column gives them back in lower case: a recorded exit still holds its fill, and an apply is recognised."""
+    incident.create_table(EXTENDED | {"exchange_order_id": "uuid"})
+    incident.ghost("t1", "1", exchange_order_id=None)
+    incident.row("entry-t2", "t2", "ENTRY", "1", 0, exchange_order_id=None)
+    incident.row("exit-t2", "t2", "EXIT", "1", 70, exchange_order_id=UPPER)
+    incident.fills[:] = []
+    incident.fill(UPPER, "1", 70)
+    assert _reasons(incident) == {Reason.MISSING_FILL_EVIDENCE}
+    incident.fill(UPPER.replace("11", "12").replace("-", ""), "1", 60)
+    assert incident.repair(batch="b2").counts == {"APPLIED": 1}
+    assert incident.run("apply", "b2").counts == {"SKIP_EXISTING": 1}
+    assert incident.run("rollback", "b2").verdict is Verdict.DONE
+
+
+def test_an_exchange_order_that_a_uuid_column_cannot_hold_is_said_at_the_dry_run(incident: Incident) -> None:
+    incident.create_table(EXTENDED | {"exchange_order_id": "uuid"}).ghost("t1", exchange_order_id=None)
+    assert _reasons(incident) == {Reason.UNREPRESENTABLE_QUANTITY}
+
+
+def test_a_row_without_exchange_order_cannot_be_written_where_one_is_required(incident: Incident) -> None:
+    """Dust rests on no exchange order; the part that fills support has one."""
+    incident.create_table(EXTENDED | {"exchange_order_id": "text NOT NULL"})
+    incident.row("entry-t1", "t1", "ENTRY", "1.0005", 0, exchange_order_id="E1")
+    incident.fill("X1", "1", 60)
+    assert _reasons(incident) == {Reason.UNREPRESENTABLE_QUANTITY}
 
 
 # What stands in the rows
@@ -367,6 +421,37 @@ def test_a_row_without_any_time_is_refused_by_name(incident: Incident) -> None:
     result = incident.run("detect")
     assert (result.verdict, result.code) == (Verdict.NO_GO, "orders_unreadable")
     assert "entry-t1" in (result.message or "")
+
+
+def test_a_row_that_was_never_filled_needs_no_time(incident: Incident) -> None:
+    incident.create_table().ghost("t1")
+    incident.row("never", "t1", "EXIT", "1", status="rejected", filled_at=None, created_at=None)
+    assert _reasons(incident) == {Reason.FILL_EVIDENCE}
+
+
+@pytest.mark.parametrize("cells", [{"quantity": "NaN", "qty": "NaN"}, {"quantity": "Infinity", "qty": None},
+                                   {"quantity": "NaN", "qty": "1"}])  # fmt: skip
+@pytest.mark.parametrize("action", ["ENTRY", "EXIT"])
+def test_a_trade_that_only_a_quantity_without_number_keeps_open_is_a_target(
+    incident: Incident, action: str, cells: dict[str, str | None]
+) -> None:
+    """The runbook's query lists it, since NaN and infinity are greater than any number; so does recon."""
+    incident.create_table()
+    if action == "EXIT":
+        incident.row("entry", "t1", "ENTRY", "1", 0)
+        incident.row("exit", "t1", "EXIT", "1", 10)
+    incident.row("odd", "t1", action, "1", 20, **cells)
+    assert incident.run("detect").counts["OPEN"] == 1
+    assert _reasons(incident) == {Reason.DATA_QUALITY}
+
+
+def test_a_filled_row_without_symbol_holds_the_order_that_it_names(incident: Incident) -> None:
+    incident.create_table().ghost("t1")
+    incident.row("nameless", None, "EXIT", "1", 60, symbol=None, exchange_order_id="exit-t1")
+    incident.row("mute", None, "EXIT", "1", 60, symbol=None, exchange_order_id=None)
+    assert _reasons(incident) == {Reason.MISSING_FILL_EVIDENCE}
+    listed = incident.run("dry-run").tables["unrecognised_rows"].rows
+    assert (listed[-1][0], listed[-1][-1]) == ("mute", "it names neither a symbol nor an order; it spends nothing")
 
 
 @pytest.mark.parametrize("instant", ["infinity", "-infinity", "12000-01-01 00:00+00", "0044-03-15 12:00+00 BC"])

@@ -235,6 +235,10 @@ SPLIT = (
     "09:10:00  ENTRY  T2  buy   2  @100",
     "10:00:00  fill   X1  sell  2  @110",
 )
+SPLIT_AGAIN = tuple(
+    line.replace("X0", "Y0").replace("S1", "S3").replace("S2", "S4").replace("08:30", "08:40") for line in SPLIT[2:5]
+)
+"""A second order that recorded exits share."""
 
 
 def test_where_recorded_exits_split_one_order_over_trades_an_equal_size_decides_nothing():
@@ -245,9 +249,29 @@ def test_where_recorded_exits_split_one_order_over_trades_an_equal_size_decides_
 
 def test_there_only_rows_that_never_filled_link():
     booked = "10:00:00  EXIT  T2  sell  1  @110  X1"
-    assert said(plan_of(facts_of(*SPLIT, booked)))[0] == "T1 fill_evidence 1 @110 X1 10:00:00 fifo"
+    assert said(plan_of(facts_of(*SPLIT, *SPLIT_AGAIN, booked)))[0] == "T1 fill_evidence 1 @110 X1 10:00:00 fifo"
     expired = booked + " status=expired"
-    assert said(plan_of(facts_of(*SPLIT, expired)))[-1] == "T2 fill_evidence 2 @110 X1 10:00:00 linked"
+    assert said(plan_of(facts_of(*SPLIT, *SPLIT_AGAIN, expired)))[-1] == "T2 fill_evidence 2 @110 X1 10:00:00 linked"
+
+
+def test_one_split_order_among_several_changes_nothing_for_the_others():
+    """X0 was split once; X1's partly booked exit still links its rest, and sizes still decide."""
+    booked = "10:00:00  EXIT  T2  sell  1  @110  X1"
+    assert said(plan_of(facts_of(*SPLIT, booked)))[-1] == "T2 fill_evidence 1 @110 X1 10:00:00 linked"
+    alone = "08:50:00  EXIT  S5  sell  3  @110  Z0", "08:50:00  fill  Z0  sell  3"
+    assert closing(plan_of(facts_of(*SPLIT, *alone))) == ["T2 fill_evidence 2 @110 X1 10:00:00 exact"]
+
+
+def test_an_id_links_only_on_the_side_of_the_row_that_carries_it():
+    """T2 was opened by a buy that the venue numbered X1; the sell X1 is another order, and of T1's size."""
+    facts = facts_of(
+        "09:00:00 ENTRY T1 buy 1 @100 E1", "09:10:00 ENTRY T2 buy 2 @100 X1", "09:10:00 fill X1 buy 2",
+        "10:00:00 fill X1 sell 1 @110", "10:10:00 fill X9 sell 2 @110",
+    )  # fmt: skip
+    assert said(plan_of(facts)) == [
+        "T1 fill_evidence 1 @110 X1 10:00:00 exact",
+        "T2 fill_evidence 2 @110 X9 10:10:00 exact",
+    ]
 
 
 @pytest.mark.parametrize(

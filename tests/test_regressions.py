@@ -63,19 +63,6 @@ def test_an_assumed_side_that_the_entrys_own_order_contradicts_is_not_believed(i
     assert not any(item.writes for item in result.items)
 
 
-@pytest.mark.parametrize(("minute", "is_dust"), [(119, True), (300, False)])
-def test_what_was_opened_after_the_statement_ended_is_no_dust(incident: Incident, minute: int, is_dust: bool) -> None:
-    """The statement cannot know whether the younger 0.002 is held; the control lies inside it."""
-    incident.create_table()
-    incident.about = json.dumps({"to": at(120).isoformat()})
-    incident.ghost("t1", "1")
-    incident.row("more", "t1", "ENTRY", "0.002", minute)
-    incident.run("detect")
-    reasons = {item.reason for item in incident.run("dry-run").items}
-    assert (Reason.DUST_REMAINDER in reasons) is is_dust
-    assert (Reason.EVIDENCE_WINDOW_TOO_SHORT in reasons) is not is_dust
-
-
 @pytest.mark.parametrize(
     "forgery", ["price = 1", "exchange_order_id = 'forged'", "evidence_filled_at = now()", "trade_id = 'zzz'"]
 )

@@ -58,6 +58,8 @@ class Coverage:
     def share(self, part: str) -> Decimal:
         """The part named (`evidence`, `dust`, `unexplained`) in percent of the open quantity, rounded to 0.01."""
         quantity: Decimal = getattr(self, part)
+        if not self.open_qty:  # a trade whose quantities are no numbers
+            return Decimal(0)
         return (100 * quantity / self.open_qty).quantize(Decimal("0.01"))
 
 

@@ -10,11 +10,13 @@ from datetime import datetime
 from decimal import Decimal
 from typing import Any
 
+from sqlalchemy.exc import DBAPIError
+
 from recon import audit, batches
 from recon.allocation import TradeKey
 from recon.batches import Action, Batch
 from recon.criteria import differences
-from recon.database import transaction
+from recon.database import first_line, transaction
 from recon.domain import (
     CANCELED,
     Check,
@@ -114,6 +116,7 @@ def _write(work: Workspace, held: Held, approval: dict[str, Any] | None, snapsho
     own = [item.order_id or "" for item in released]
     others = held.orders.digest(connection, batch.profile_id, without=own)
     decisions = _write_rows(held, released, {one.key: one.last_entry.order_id for one in targets})
+    _require_way_back(held, own[:1])
     checks, lifecycles = _invariants(held, plan, released, others)
     for check in checks:
         if not check.ok:
@@ -131,6 +134,29 @@ def _write(work: Workspace, held: Held, approval: dict[str, Any] | None, snapsho
     batches.save(connection, batch.moved(Action.APPLY), actor=work.actor, now=held.now)
     checks = (Check("pause_confirmed", True, held.pause.detail), *checks)
     return Applied(tuple(decisions), left, checks, lifecycles)
+
+
+def _require_way_back(held: Held, order_ids: Sequence[str]) -> None:
+    """Cancel the rows in a savepoint and take that back: a rollback must be possible (invariant 8).
+
+    Raises `Refused` (orders_unsuitable) where a constraint or trigger does not let a backfill row be canceled.
+    """
+    savepoint = held.connection.begin_nested()
+    try:
+        changed = held.orders.set_status(
+            held.connection, held.batch.profile_id, order_ids, before=["filled"], after="canceled", now=held.now
+        )
+        why = "the update changed no row" if changed != set(order_ids) else ""
+    except DBAPIError as error:
+        why = first_line(error)
+    finally:
+        savepoint.rollback()
+    if why:
+        raise Refused(
+            "orders_unsuitable",
+            f"A backfill row could not be canceled again ({why}), so there would be no way back. Nothing was written; "
+            "let status become 'canceled' on such rows, then run again.",
+        )
 
 
 def _recompute(work: Workspace, held: Held, snapshot: Snapshot | None) -> Plan:

@@ -49,7 +49,7 @@ def detect(work: Workspace, profile_id: str, batch_id: str) -> StageResult:
         batches.save(connection, batch, actor=work.actor, now=now)
     notes += _assumed(facts.rows, orders.naive_times)
     tables = {
-        "open_lifecycles": _lifecycles([one for one in found if one.open_qty > 0], facts),
+        "open_lifecycles": _lifecycles([one for one in found if one.is_open], facts),
         "mismatches": _mismatches(disagreeing),
         "over_closed": _over_closed([one for one in found if one.open_qty < 0]),
         "exits_without_trade": _orphans(orphans),
@@ -58,7 +58,7 @@ def detect(work: Workspace, profile_id: str, batch_id: str) -> StageResult:
         "notes": Table("Notes", "Each line limits what this notebook can say.", ("note",), tuple((n,) for n in notes)),
     }
     check = Check("events_recorded", True, f"{written} mismatch events written, {len(disagreeing)} mismatches found")
-    counts = {"OPEN": sum(one.open_qty > 0 for one in found), "MISMATCH": len(disagreeing)}
+    counts = {"OPEN": sum(one.is_open for one in found), "MISMATCH": len(disagreeing)}
     return StageResult(Stage.DETECT, profile_id, batch_id, Verdict.DONE, checks=(check,), counts=counts, tables=tables)
 
 

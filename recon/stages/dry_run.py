@@ -181,7 +181,7 @@ def _before(
     offered = f"{len(rows)} rows could be written for {len(plan.judgements)} targets"
     return (
         Check("pause_confirmed", not work.pause_reasons(pause), pause.detail + waived),
-        Check("candidates_present", bool(rows), offered),
+        Check("candidates_present", bool(rows) or not plan.open_lifecycles, offered),
         Check("no_target_is_no_go", not blocked, f"reasons found: {', '.join(blocked) or 'none'}"),
         Check("quantities_rest_on_fills", *_on_fills(plan)),
         Check(

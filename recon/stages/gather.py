@@ -35,10 +35,10 @@ def gather(
 ) -> Facts:
     """The rows of every symbol, in any spelling, that has an open lifecycle, of those trades elsewhere, and `also`.
 
-    `also` are canonical symbols. Reads only.
+    `also` are canonical symbols. Rows without a symbol come too: they may name an exchange order. Reads only.
     """
-    still_open = [one for one in orders.lifecycles(connection, profile_id) if one.open_qty > 0]
-    wanted = {canonical_symbol(one.symbol) for one in still_open} | set(also)
+    still_open = [one for one in orders.lifecycles(connection, profile_id) if one.is_open]
+    wanted = {canonical_symbol(one.symbol) for one in still_open} | {""} | set(also)
     spelled = [symbol for symbol in orders.symbols(connection, profile_id) if canonical_symbol(symbol) in wanted]
     rows = orders.rows(connection, profile_id, symbols=spelled, trade_ids={one.trade_id for one in still_open})
     return Facts(profile_id, rows, snapshot, orders.columns)
