@@ -331,7 +331,10 @@ def test_binance_futures_answer_seven_days_at_a_time() -> None:
         assert [row["id"] for row in client.fetch_my_trades(PERP)] == ["2"]
         assert [row["id"] for row in client.fetch_my_trades(PERP, params={"fromId": 1})] == ["1", "2"]
         start = client.parse8601("2026-02-09T00:00:00Z")
-        assert [row["id"] for row in client.fetch_my_trades(PERP, since=start)] == ["1"]
+        # A client that gives no end gets the week from the start, not everything up to now.
+        assert [row["id"] for row in client.fapiPrivateGetUserTrades({"symbol": "BTCUSDT", "startTime": start})] == [
+            "1"
+        ]
         assert len(client.fetch_orders(PERP, params={"orderId": 1})) == 2
         with pytest.raises(ccxt.BadRequest, match="-1127"):
             client.fetch_my_trades(PERP, params={"startTime": start, "endTime": start + 8 * 86_400_000})
@@ -393,8 +396,11 @@ def test_kraken_tells_fees_in_quote_and_the_ledger_tells_the_asset() -> None:
             row["currency"]: row["fee"]["cost"] for row in client.fetch_ledger() if row["referenceId"] == first["id"]
         }
         assert fees == {"BTC": 0.001, "USD": 0}
-        oldest_first = reversed(client.privatePostLedgers()["result"]["ledger"].values())
-        last = {row["asset"]: Decimal(row["balance"]) for row in oldest_first}
+        last: dict[str, Decimal] = {}
+        for row in reversed(client.privatePostLedgers()["result"]["ledger"].values()):
+            amount, fee, after = (Decimal(row[key]) for key in ("amount", "fee", "balance"))
+            assert last.get(row["asset"], after - amount + fee) + amount - fee == after
+            last[row["asset"]] = after
         assert (last["ZUSD"], last["XXBT"], last["XETH"]) == (Decimal("1020.25"), Decimal("0.099"), Decimal("1.49"))
 
 
