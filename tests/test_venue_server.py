@@ -332,9 +332,7 @@ def test_binance_futures_answer_seven_days_at_a_time() -> None:
         assert [row["id"] for row in client.fetch_my_trades(PERP, params={"fromId": 1})] == ["1", "2"]
         start = client.parse8601("2026-02-09T00:00:00Z")
         # A client that gives no end gets the week from the start, not everything up to now.
-        assert [row["id"] for row in client.fapiPrivateGetUserTrades({"symbol": "BTCUSDT", "startTime": start})] == [
-            "1"
-        ]
+        assert [row["id"] for row in client.fapiPrivateGetUserTrades({"symbol": "BTCUSDT", "startTime": start})] == [1]
         assert len(client.fetch_orders(PERP, params={"orderId": 1})) == 2
         with pytest.raises(ccxt.BadRequest, match="-1127"):
             client.fetch_my_trades(PERP, params={"startTime": start, "endTime": start + 8 * 86_400_000})
