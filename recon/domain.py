@@ -251,17 +251,11 @@ class Doubt:
 
 @dataclass(frozen=True, slots=True)
 class Coverage:
-    """What was fetched of a live venue, page by page; it decides nothing.
-
-    `kinds` names fills that are no ordinary trade (liquidation, adl, settlement, delivery, dust) by order and fill id;
-    `spellings` are the names under which each symbol was met.
-    """
+    """What was fetched of a live venue, when and page by page; it decides nothing."""
 
     venue: str
     fetched_at: datetime
     pages: tuple[Page, ...]
-    kinds: Mapping[tuple[str, str], str] = field(default_factory=dict)
-    spellings: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -270,6 +264,10 @@ class Wanted:
 
     symbols: tuple[str, ...] = ()
     begin: datetime | None = None
+
+
+NOTHING_SPECIAL = Wanted()
+"""No symbol and no beginning in particular."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,7 +20,7 @@ from sqlalchemy.engine import Connection, Engine
 from recon import audit, demo, embedded
 from recon.criteria import Rules
 from recon.database import connect, server_clock, transaction
-from recon.domain import Reason, Snapshot, Stage, Wanted, Window
+from recon.domain import NOTHING_SPECIAL, Reason, Snapshot, Stage, Wanted, Window
 from recon.errors import ReconError, Refused
 from recon.orders import Orders
 from recon.pause import PauseAnswer, PauseState, read_pause
@@ -74,7 +74,7 @@ class Workspace:
         )
 
     def fetch(
-        self, profile_id: str, now: datetime, wanted: Wanted = Wanted(), window: Window | None = None
+        self, profile_id: str, now: datetime, wanted: Wanted = NOTHING_SPECIAL, window: Window | None = None
     ) -> Snapshot | None:
         """What the exchange says; None when none is configured. Raises `Refused` when it cannot be read in full.
 

@@ -18,7 +18,7 @@ from recon.venues import Exchange
 
 
 def wanted(connection: Connection, orders: Orders, profile_id: str, exchange: Exchange | None) -> Wanted:
-    """What a live venue is asked for: the symbols of the open lifecycles, in every spelling, and the earliest beginning.
+    """What a live venue is asked for: the symbols of the open lifecycles as spelled, and the earliest beginning.
 
     Other sources hold everything already, and want nothing. Reads only.
     """

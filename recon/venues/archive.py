@@ -1,8 +1,8 @@
 """A snapshot as a statement folder, so that an incident can be worked on offline, handed over and planned again.
 
-Entry points: `write_statement` and, for `recon.venues.statement`, `read_coverage`. A plan made from the folder equals the
-plan made from the snapshot: what decides beyond fills, positions and open orders (gaps, doubts, replaced orders) stands
-in `statement.json` under `coverage`, with the pages that were read. Only `write_statement` writes.
+Entry points: `write_statement` and, for `recon.venues.statement`, `read_coverage`. A plan made from the folder equals
+the plan made from the snapshot: what decides beyond fills, positions and open orders (gaps, doubts, replaced orders)
+stands in `statement.json` under `coverage`, with the pages that were read. Only `write_statement` writes.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ class Recorded:
 
 
 def write_statement(folder: Path, snapshot: Snapshot, profile_id: str) -> None:
-    """Write the snapshot as fills.csv, positions.csv, open_orders.csv and statement.json; the folder must be new or empty.
+    """Write the snapshot as fills.csv, positions.csv, open_orders.csv and statement.json into a new or empty folder.
 
     Positions that are unknown, and open orders that were not checked, have no file. Raises `OSError`.
     """
@@ -51,7 +51,7 @@ def write_statement(folder: Path, snapshot: Snapshot, profile_id: str) -> None:
 
 
 def read_coverage(about: Mapping[str, Any]) -> Recorded:
-    """The parts of a snapshot that `coverage` holds. `ValueError`, `LookupError` or `TypeError` when it is malformed."""
+    """The parts of a snapshot that `coverage` holds; `ValueError`, `LookupError` or `TypeError` when malformed."""
     gaps = tuple(
         Gap(gap["symbol"], _time(gap["start"]), _time(gap["end"]), str(gap["why"])) for gap in about.get("gaps", ())
     )

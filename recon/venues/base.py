@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import datetime, timedelta
 from typing import Protocol
 
-from recon.domain import Snapshot, Wanted, Window
+from recon.domain import NOTHING_SPECIAL, Snapshot, Wanted, Window
 
 FUTURE_TOLERANCE = timedelta(minutes=5)
 """Fills stamped further ahead of the clock than this are refused: venues stamp about a second ahead."""
@@ -27,7 +27,7 @@ class Exchange(Protocol):
         now: datetime,
         lookback: timedelta,
         window: Window | None = None,
-        wanted: Wanted = Wanted(),
+        wanted: Wanted = NOTHING_SPECIAL,
     ) -> Snapshot:
         """Everything the account says about `profile_id`; reads only.
 

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from datetime import datetime, timedelta
 from pathlib import Path
 
-from recon.domain import Snapshot, Wanted, Window
+from recon.domain import NOTHING_SPECIAL, Snapshot, Wanted, Window
 from recon.errors import Refused
 from recon.strictjson import parse_object
 from recon.venues import rows
@@ -47,7 +47,7 @@ class StatementExchange:
         now: datetime,
         lookback: timedelta,
         window: Window | None = None,
-        wanted: Wanted = Wanted(),  # noqa: ARG002 - everything is here
+        wanted: Wanted = NOTHING_SPECIAL,
     ) -> Snapshot:
         """What the folder says; see `Exchange.fetch`. Raises `Refused` (evidence_unreadable), writes nothing."""
         folder = self._folder(profile_id)

@@ -14,7 +14,7 @@ import sqlalchemy as sa
 from sqlalchemy.exc import DataError, DBAPIError, InternalError, NoSuchTableError, ProgrammingError
 
 from recon.database import explain, prepare
-from recon.domain import Snapshot, Wanted, Window
+from recon.domain import NOTHING_SPECIAL, Snapshot, Wanted, Window
 from recon.venues import rows
 from recon.venues.rows import Row, unreadable
 
@@ -42,7 +42,7 @@ class TableExchange:
         now: datetime,
         lookback: timedelta,
         window: Window | None = None,
-        wanted: Wanted = Wanted(),  # noqa: ARG002 - everything is here
+        wanted: Wanted = NOTHING_SPECIAL,
     ) -> Snapshot:
         """What the tables say; see `Exchange.fetch`. Raises `Refused` (evidence_unreadable), writes nothing.
 

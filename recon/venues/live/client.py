@@ -21,14 +21,14 @@ from recon.errors import Refused, UsageError
 
 READS = frozenset(
     {
-        "load_markets", "fetch_time", "fetch_my_trades", "fetch_balance", "fetch_positions", "fetch_open_orders",
-        "fetch_orders", "fetch_my_dust_trades", "fetch_my_liquidations",
+        "load_time_difference", "load_markets", "fetch_my_trades", "fetch_orders", "fetch_ledger", "fetch_balance",
+        "fetch_positions", "fetch_open_orders", "fetch_my_dust_trades", "fetch_my_liquidations",
     }
 )  # fmt: skip
 """Every call of ccxt that recon makes."""
 
 POST_READS: Mapping[str, re.Pattern[str]] = {
-    "kraken": re.compile(r"/0/private/(TradesHistory|OpenOrders|OpenPositions|BalanceEx|GetApiKeyInfo)"),
+    "kraken": re.compile(r"/0/private/(TradesHistory|Ledgers|OpenOrders|OpenPositions|BalanceEx|GetApiKeyInfo)"),
     "hyperliquid": re.compile(r"/info"),
 }
 """Paths that a venue reads by POST; everywhere else a read is a GET."""
@@ -77,7 +77,7 @@ class ReadOnlyVenue:
 
     @property
     def name(self) -> str:
-        """ccxt's id of the venue."""
+        """Ccxt's id of the venue."""
         return str(self._client.id)
 
     @property
@@ -105,7 +105,9 @@ class ReadOnlyVenue:
         return tuple(sorted(alias for alias, known in self._client.commonCurrencies.items() if known == code))
 
     def load(self) -> None:
-        """Read the markets. Raises `Refused` (evidence_unreadable)."""
+        """Read the venue's clock, so that ours may differ, and its markets. Raises `Refused` (evidence_unreadable)."""
+        if self.can("fetchTime"):
+            self.read("load_time_difference")
         kinds = {"margin": "spot"}.get(self.market, self.market)
         every = self.read("load_markets")
         self.markets = {name: market for name, market in every.items() if market.get(kinds)}
@@ -125,7 +127,7 @@ class ReadOnlyVenue:
         again = Retrying(
             stop=stop_after_attempt(ATTEMPTS),
             wait=self._wait,
-            retry=retry_if_exception_type((ccxt.NetworkError, ccxt.BadResponse)),
+            retry=retry_if_exception_type(ccxt.OperationFailed),
             reraise=True,
         )
         try:
@@ -156,10 +158,9 @@ def connect(access: Access) -> ReadOnlyVenue:
     if access.name not in ccxt.exchanges:
         raise UsageError("exchange_unknown", f"ccxt knows no venue {access.name!r}. Correct RECON_EXCHANGE.")
     kind = type(access.name, (_Guarded, getattr(ccxt, access.name)), {})
-    client = kind({"number": str, "timeout": 20_000, "enableRateLimit": access.paced, "returnResponseHeaders": False})
+    client = kind({"number": str, "timeout": 20_000, "enableRateLimit": access.paced, "enableLastJsonResponse": True})
     market = access.market or client.options.get("defaultType") or "spot"
     client.options["defaultType"] = market
-    client.options["adjustForTimeDifference"] = True
     client.options["warnOnFetchOpenOrdersWithoutSymbol"] = False
     _set_credentials(client, access)
     if access.sandbox:
@@ -211,8 +212,10 @@ class _Guarded:
             raise Garbled("an answer that is no JSON")
         return answer
 
-    def fetch2(self, path: str, api: Any = "public", method: str = "GET", params: Any = None, config: Any = None) -> Any:
-        """One question. A cache in between may give the last answer to the next question, so such a one is asked again."""
+    def fetch2(
+        self, path: str, api: Any = "public", method: str = "GET", params: Any = None, config: Any = None
+    ) -> Any:
+        """One question, asked again when it got the last one's answer, as from a cache in between."""
         question = (path, method, repr(params))
         for _ in range(1 + REPEATS):
             answer = super().fetch2(path, api, method, params or {}, config or {})  # type: ignore[misc]
@@ -227,6 +230,16 @@ class _Guarded:
         """JSON without floats: ccxt would read 0.1 as a binary fraction."""
         return json.loads(body, parse_float=str)
 
+    # A page is taken whole: ccxt drops rows of other symbols and times, and then the page looks like the last.
+
     def parse_trades(self, trades: Any, market: Any = None, *_: Any, **__: Any) -> list[Any]:
-        """Every row of the page: ccxt drops rows of other symbols and times, and then the page looks like the last."""
+        """Every fill of the page."""
         return [self.parse_trade(trade, market) for trade in self.to_array(trades)]  # type: ignore[attr-defined]
+
+    def parse_orders(self, orders: Any, market: Any = None, *_: Any, **__: Any) -> list[Any]:
+        """Every order of the page."""
+        return [self.parse_order(order, market) for order in self.to_array(orders)]  # type: ignore[attr-defined]
+
+    def parse_ledger(self, data: Any, currency: Any = None, *_: Any, **__: Any) -> list[Any]:
+        """Every entry of the page."""
+        return [self.parse_ledger_entry(entry, currency) for entry in self.to_array(data)]  # type: ignore[attr-defined]

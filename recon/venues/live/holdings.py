@@ -1,4 +1,4 @@
-"""Is the account flat? Every leg by itself, every balance, every debt, from the venue's own answer where ccxt drops some.
+"""Is the account flat? Every leg, balance and debt by itself, from the venue's own answer where ccxt drops some.
 
 Entry points: `read_legs`, `read_open_orders`. Unknown is never flat (invariant 10): a symbol whose market or asset is
 not known becomes a `Doubt`. Rules: rules.md 7, exchange_not_flat and exchange_position_unknown.
@@ -40,7 +40,9 @@ def read_legs(venue: ReadOnlyVenue, known: Known, markets: Markets) -> Holdings:
     if not venue.can("fetchPositions"):
         raise Refused("evidence_unreadable", f"{venue.name} has no way to read positions.")
     legs = tuple(_contracts(venue, known, markets))
-    doubts = tuple(Doubt(symbol, Reason.EXCHANGE_POSITION_UNKNOWN, _no_market(venue, symbol)) for symbol in markets.unknown)
+    doubts = tuple(
+        Doubt(symbol, Reason.EXCHANGE_POSITION_UNKNOWN, _no_market(venue, symbol)) for symbol in markets.unknown
+    )
     return Holdings(legs, doubts, ())
 
 
@@ -150,7 +152,9 @@ def read_open_orders(venue: ReadOnlyVenue, markets: Markets) -> tuple[OpenOrder,
                 "evidence_unreadable", f"{venue.name} lists {len(found)} open orders, which may not be all of them."
             )
         orders += found
-    return tuple(sorted((_order(order, markets) for order in orders), key=lambda one: (one.exchange_order_id, one.symbol)))
+    return tuple(
+        sorted((_order(order, markets) for order in orders), key=lambda one: (one.exchange_order_id, one.symbol))
+    )
 
 
 def _order(order: Mapping[str, Any], markets: Markets) -> OpenOrder:

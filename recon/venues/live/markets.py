@@ -33,12 +33,17 @@ class Markets:
         found = {symbol: _one(symbol, named.get(canonical_symbol(symbol), ())) for symbol in symbols}
         self.by_symbol: dict[str, Market] = {symbol: market for symbol, market in found.items() if market is not None}
         self.unknown = tuple(symbol for symbol, market in found.items() if market is None)
+        self._named = named
         self._spelled = {market["symbol"]: symbol for symbol, market in sorted(self.by_symbol.items(), reverse=True)}
         self._by_id = {market["id"]: market["symbol"] for market in venue.markets.values()}
 
     def spelled(self, symbol: str) -> str:
         """The table's spelling of a ccxt symbol; the symbol itself when the table has none."""
         return self._spelled.get(symbol, symbol)
+
+    def named(self, name: str) -> Market | None:
+        """The market that a venue's own name means; None when none does, or several do."""
+        return _one(name, self._named.get(canonical_symbol(name), ()))
 
     def of_id(self, identifier: str) -> str:
         """The table's spelling of a market's own id; the id itself when it is unknown."""

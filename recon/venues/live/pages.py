@@ -1,9 +1,10 @@
 """Reading all fills of a span: page after page until the venue has no more, or a named gap.
 
-Entry point: `read_all`. A span is cut into pieces that the venue answers at once, and each piece is paged by the venue's
-own cursor where it has one, so that fills that share an instant are never lost at the edge of a page; elsewhere by time,
-each page asked for from the last instant of the one before. Only an answer without any new fill ends a piece: a short
-page may be a lower limit, or a filter. What could not be read becomes a `Gap`, never an absence (invariant 10).
+Entry point: `read_all`. A span is cut into pieces that the venue answers at once, and each piece is paged by the
+venue's own cursor where it has one, so that fills that share an instant are never lost at the edge of a page;
+elsewhere by time, each page asked for from the last instant of the one before. Only an answer without any new fill
+ends a piece: a short page may be a lower limit, or a filter. What could not be read becomes a `Gap`, never an absence
+(invariant 10).
 """
 
 from __future__ import annotations
@@ -54,7 +55,11 @@ def bill(page: Sequence[Trade], _: Cursor) -> Cursor:
 
 def bybit_cursor(page: Sequence[Trade], _: Cursor) -> Cursor:
     """Bybit: the cursor of the answer, which ccxt leaves on its first and last fill; an empty one ends the piece."""
-    return {"cursor": next((trade["info"].get("nextPageCursor") for trade in page if trade["info"].get("nextPageCursor")), "")}
+    return {
+        "cursor": next(
+            (trade["info"].get("nextPageCursor") for trade in page if trade["info"].get("nextPageCursor")), ""
+        )
+    }
 
 
 def coinbase_cursor(page: Sequence[Trade], _: Cursor) -> Cursor:
@@ -88,17 +93,22 @@ class Read:
 
 def read_all(ask: Ask, style: Style, span: Window, symbol: str | None, clock: Callable[[], datetime]) -> Read:
     """All fills of `span`, both ends included, on `symbol` (as ccxt spells it; None is every symbol)."""
-    found: dict[tuple[str, str], Trade] = {}
+    found: dict[tuple[str, str, str], Trade] = {}
     pages: list[Page] = []
     gaps: list[Gap] = []
     for piece in _pieces(span, style.piece):
         try:
             for page in _pages(ask, style, piece, symbol, pages, clock):
-                found.update({(str(trade["order"]), str(trade["id"])): trade for trade in page})
+                found.update({_key(trade): trade for trade in page})
         except Refused as refusal:
             gaps.append(Gap(symbol, piece.start, piece.end, refusal.message))
     inside = [trade for trade in found.values() if span.start - EDGE <= instant(trade) <= span.end + EDGE]
     return Read(tuple(inside), tuple(pages), tuple(gaps))
+
+
+def _key(trade: Trade) -> tuple[str, str, str]:
+    """What makes a fill one: even its id repeats, in dust conversions, at another time."""
+    return (str(trade.get("order")), str(trade["id"]), str(trade["timestamp"]))
 
 
 def instant(trade: Trade) -> datetime:
@@ -107,7 +117,7 @@ def instant(trade: Trade) -> datetime:
 
 
 def _pieces(span: Window, length: timedelta | None) -> Iterator[Window]:
-    start = span.start
+    start, length = span.start, length and length - 3 * EDGE
     while length is not None and start + length < span.end:
         yield Window(start, start + length)
         start += length
@@ -118,20 +128,20 @@ def _pages(
     ask: Ask, style: Style, piece: Window, symbol: str | None, pages: list[Page], clock: Callable[[], datetime]
 ) -> Iterator[Sequence[Trade]]:
     """The pages of one piece. Raises `Refused` when one cannot be read, or repeats what is known for ever."""
-    seen: set[tuple[str, str]] = set()
+    seen: set[tuple[str, str, str]] = set()
     cursor: Cursor = {}
     start, stuck = piece.start, 0
     while True:
         since, until = (None, None) if cursor and style.alone else (_ms(start - EDGE), _ms(piece.end + EDGE))
         page = ask(since, until, cursor)
         pages.append(Page(symbol, start, piece.end, dict(cursor), len(page), clock()))
-        new = [trade for trade in page if (str(trade["order"]), str(trade["id"])) not in seen]
+        new = [trade for trade in page if _key(trade) not in seen]
         _check(page, symbol, piece, style, cursor)
         if not page or (not new and style.cursor is None and len(page) < style.limit):
             return
         if new:
             yield new
-            seen.update((str(trade["order"]), str(trade["id"])) for trade in new)
+            seen.update(_key(trade) for trade in new)
             stuck = 0
         elif style.cursor is None or (stuck := stuck + 1) > STUBBORN:
             raise _stuck(symbol, page)

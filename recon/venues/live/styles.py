@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import timedelta
+from enum import Enum
 from typing import Any
 
 from recon.errors import UsageError
@@ -17,14 +18,21 @@ from recon.venues.live.client import ReadOnlyVenue
 from recon.venues.live.pages import Style
 
 
+class Fees(Enum):
+    """Where a venue tells fees that are not, or not rightly, on its fills."""
+
+    ACTIVITIES = "activities of their own, at the end of the day"
+    LEDGER = "the ledger, by fill"
+
+
 @dataclass(frozen=True, slots=True)
 class Known:
     """One venue: its cursor, the page size where ccxt names none, fixed parameters, and where its raw legs lie.
 
     `legs` names the fields of a raw position that hold its market's id and its signed quantity, read besides what ccxt
     parses because ccxt drops some. `orders` says that client order ids and replacements come with the orders alone,
-    `fees` names the separate activity that holds fees in the base asset, `margin` that a spot account may hold positions
-    on margin.
+    `forced` that the venue lists its own liquidations, `dust` that it tells dust conversions apart, `margin` that a
+    spot account may hold positions on margin.
     """
 
     cursor: Callable[..., Any] | None
@@ -33,20 +41,20 @@ class Known:
     alone: bool = False
     legs: tuple[str, str] | None = None
     orders: bool = False
-    fees: str | None = None
+    fees: Fees | None = None
+    forced: bool = False
+    dust: bool = False
     margin: bool = False
 
 
-_BINANCE = {"cursor": pages.from_id, "alone": True}
-
 KNOWN: Mapping[str, Known] = {
-    "alpaca": Known(pages.page_token, params={"direction": "asc"}, orders=True, fees="CFEE"),
-    "binance": Known(**_BINANCE, legs=("symbol", "positionAmt")),
-    "binanceusdm": Known(**_BINANCE, legs=("symbol", "positionAmt")),
+    "alpaca": Known(pages.page_token, params={"direction": "asc"}, orders=True, fees=Fees.ACTIVITIES),
+    "binance": Known(pages.from_id, alone=True, dust=True),
+    "binanceusdm": Known(pages.from_id, alone=True, legs=("symbol", "positionAmt"), forced=True),
     "bybit": Known(pages.bybit_cursor, legs=("symbol", "size")),
     "coinbase": Known(pages.coinbase_cursor),
     "hyperliquid": Known(None, legs=("coin", "szi")),
-    "kraken": Known(pages.offset, limit=50, margin=True),
+    "kraken": Known(pages.offset, limit=50, fees=Fees.LEDGER, margin=True),
     "okx": Known(pages.bill, limit=100, legs=("instId", "pos")),
 }
 """Venues whose pages can be read to the end."""

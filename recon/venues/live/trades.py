@@ -1,15 +1,16 @@
 """A venue's fill as recon's own: exact amounts in units of the symbol, the finest instant there is, and its kind.
 
-Entry points: `to_fill`, `kind`, `with_separate_fees`. Pure. Rules: rules.md 1 and 7 (unit_unknown, residual_is_base_fee).
+Entry points: `to_fill`, `kind`, `with_booked_fees`, `with_daily_fees`. Pure. Rules: rules.md 1 and 7 (unit_unknown,
+residual_is_base_fee).
 """
 
 from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import replace
-from datetime import UTC, datetime, timedelta
-from decimal import ROUND_DOWN, Decimal
+from dataclasses import dataclass, replace
+from datetime import UTC, date, datetime, timedelta
+from decimal import ROUND_DOWN, Context, Decimal, localcontext
 from typing import Any
 
 from recon.domain import Fill, Side
@@ -28,10 +29,22 @@ MARKS = ("ordertype", "execType", "dir", "autoCloseType", "type", "clientOrderId
 """Fields in which they stand."""
 
 
+@dataclass(frozen=True, slots=True)
+class SeparateFee:
+    """A fee that was posted apart from fills: `paid` in units of `asset`, on `symbol` as the table spells it."""
+
+    symbol: str
+    asset: str
+    paid: Decimal
+    day: date
+
+
 def unit_problem(market: Market) -> str | None:
     """Why a quantity of the market is not in units of the symbol; None when it is, or can be made so exactly."""
     if market.get("inverse"):
-        return f"{market['symbol']} is an inverse contract: its quantity is in {market['quote']}, not in {market['base']}"
+        return (
+            f"{market['symbol']} is an inverse contract: its quantity is in {market['quote']}, not in {market['base']}"
+        )
     if market.get("contract") and not market.get("contractSize"):
         return f"the venue does not say how much {market['base']} one contract of {market['symbol']} is"
     return None
@@ -106,20 +119,30 @@ def _fee(trade: Trade, market: Market) -> tuple[Decimal | None, str | None]:
     return (Decimal(str(fees[0]["cost"])), fees[0].get("currency")) if fees else (None, None)
 
 
-def with_separate_fees(fills: Sequence[Fill], fees: Iterable[tuple[str, str, Decimal, str]]) -> tuple[Fill, ...]:
-    """The fills with the fees that the venue posted apart from them, as (symbol, asset, paid, day `YYYY-MM-DD`).
+def with_booked_fees(fills: Sequence[Fill], booked: Mapping[str, tuple[Decimal, str]]) -> tuple[Fill, ...]:
+    """The fills with the fees that the venue's ledger books for each fill id: amount and asset."""
+    return tuple(
+        replace(fill, fee=booked[fill.fill_id][0], fee_currency=booked[fill.fill_id][1])
+        if fill.fill_id in booked
+        else fill
+        for fill in fills
+    )
+
+
+def with_daily_fees(fills: Sequence[Fill], fees: Iterable[SeparateFee]) -> tuple[Fill, ...]:
+    """The fills with the fees that the venue posted by day.
 
     A day's fees of a symbol are shared over its buys of that day by quantity, cut to the digits of the fee; the last
     buy takes what the cutting left, so that the sum is exact.
     """
-    owed: dict[tuple[str, str, str], Decimal] = defaultdict(Decimal)
-    for symbol, asset, paid, day in fees:
-        owed[symbol, asset, day] += paid
+    owed: dict[tuple[str, str, date], Decimal] = defaultdict(Decimal)
+    for fee in fees:
+        owed[fee.symbol, fee.asset, fee.day] += fee.paid
     made = {(fill.exchange_order_id, fill.fill_id): fill for fill in fills}
     for (symbol, asset, day), total in owed.items():
-        buys = [f for f in fills if (f.symbol, f"{f.filled_at:%Y-%m-%d}", f.side) == (symbol, day, Side.BUY)]
-        for fill, fee in zip(buys, _shared(total, [fill.qty for fill in buys]), strict=True):
-            made[fill.exchange_order_id, fill.fill_id] = replace(fill, fee=fee, fee_currency=asset)
+        buys = [f for f in fills if (f.symbol, f.filled_at.date(), f.side) == (symbol, day, Side.BUY)]
+        for fill, share in zip(buys, _shared(total, [fill.qty for fill in buys]), strict=False):
+            made[fill.exchange_order_id, fill.fill_id] = replace(fill, fee=share, fee_currency=asset)
     return tuple(made.values())
 
 
@@ -127,5 +150,6 @@ def _shared(total: Decimal, weights: Sequence[Decimal]) -> list[Decimal]:
     if not weights:
         return []
     unit, whole = Decimal(1).scaleb(int(total.as_tuple().exponent)), sum(weights, Decimal(0))
-    shares = [(total * weight / whole).quantize(unit, ROUND_DOWN) for weight in weights]
+    with localcontext(Context(prec=400)):
+        shares = [(total * weight / whole).quantize(unit, ROUND_DOWN) for weight in weights]
     return [*shares[:-1], total - sum(shares[:-1], Decimal(0))]
