@@ -138,6 +138,7 @@ class _Reader:
         """Fees that Alpaca posts by themselves at the end of the day, in the asset bought."""
         found: dict[str, SeparateFee] = {}
         bounds = {
+            "activity_type": "CFEE",
             "after": f"{self.span.start - timedelta(days=1):%Y-%m-%dT%H:%M:%SZ}",
             "direction": "asc",
             "page_size": 100,
