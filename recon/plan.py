@@ -101,7 +101,7 @@ def build_plan(
         allocations = _allocations(facts, ledger, lifecycles, still_open)
         cases = _cases(facts, rules, ledger, still_open, allocations, batch_reasons or {})
         judgements = tuple(judge(case) for case in cases if scope.holds(case.lifecycle))
-        document = _document(facts, rules, judgements)
+        document = _document(facts, rules, judgements, ledger)
     return Plan(facts.profile_id, judgements, ledger, document, digest(document), len(still_open), dict(ledger.left))
 
 
@@ -190,6 +190,7 @@ def _cases(
     for take in ledger.takes.values():
         takes[take.row.symbol, take.row.trade_id or ""].append(take)
     existing = {row.order_id: row for row in facts.rows if row.is_backfill}
+    known = market(facts.snapshot)
     cases = [
         Case(
             facts.profile_id,
@@ -198,7 +199,7 @@ def _cases(
             takes[lifecycle.key],
             ledger.units,
             existing,
-            market(facts.snapshot),
+            known,
             facts.columns,
             rules,
             batch_reasons=batch_reasons,
@@ -240,8 +241,16 @@ def _by_symbol(entries: Iterable[Any]) -> dict[str, tuple[Any, ...]]:
     return {symbol: tuple(values) for symbol, values in found.items()}
 
 
-def _document(facts: Facts, rules: Rules, judgements: Sequence[Judgement]) -> Mapping[str, Any]:
+def _document(facts: Facts, rules: Rules, judgements: Sequence[Judgement], ledger: Ledger) -> Mapping[str, Any]:
     """What the digest is taken over: facts of the targets' symbols as sums, rules, and the items in full."""
+    symbols = sorted({canonical_symbol(judgement.lifecycle.symbol) for judgement in judgements})
+    known = market(facts.snapshot)
+    units: dict[str, list[EvidenceUnit]] = defaultdict(list)
+    for unit in ledger.units.values():
+        units[unit.symbol].append(unit)
+    rows: dict[str, list[OrderRow]] = defaultdict(list)
+    for row in facts.rows:
+        rows[canonical_symbol(row.symbol)].append(row)
     return {
         "profile_id": facts.profile_id,
         "rules": {
@@ -250,28 +259,25 @@ def _document(facts: Facts, rules: Rules, judgements: Sequence[Judgement]) -> Ma
             "base_fee": rules.base_fee,
         },
         "symbols": {
-            symbol: _symbol_document(facts, symbol)
-            for symbol in sorted({canonical_symbol(judgement.lifecycle.symbol) for judgement in judgements})
+            symbol: _symbol_document(symbol, [*rows[symbol], *rows[""]], units[symbol], known) for symbol in symbols
         },
         "targets": [[judgement.lifecycle.symbol, judgement.lifecycle.trade_id] for judgement in judgements],
         "items": [item_document(item) for judgement in judgements for item in judgement.items],
     }
 
 
-def _symbol_document(facts: Facts, symbol: str) -> Mapping[str, Any]:
-    snapshot = facts.snapshot
-    rows = [_row_document(row) for row in facts.rows if canonical_symbol(row.symbol) in (symbol, "")]
-    known = market(snapshot)
+def _symbol_document(
+    symbol: str, rows: Iterable[OrderRow], units: Iterable[EvidenceUnit], known: Market
+) -> Mapping[str, Any]:
+    told = [_row_document(row) for row in rows]
     positions = None if known.positions is None else known.positions.get(symbol, ())
-    fills = [fill for fill in (snapshot.fills if snapshot else ()) if canonical_symbol(fill.symbol) == symbol]
-    units = build_units(fills, snapshot.replaced if snapshot else None)
+    gaps = sorted([gap.start, gap.end] for gap in known.gaps if gap.symbol in (None, symbol))
     return {
-        "rows": digest(sorted(rows, key=lambda row: row[0])),
+        "rows": digest(sorted(told, key=lambda row: row[0])),
         "evidence": digest([[*unit.key, unit.qty, unit.price, unit.names[1:]] for unit in units]),
         "positions": None if positions is None else sorted([leg.symbol, leg.qty] for leg in positions if leg.qty),
         "open_orders": sorted(order.exchange_order_id for order in known.open_orders.get(symbol, ())),
-        "gaps": sorted([gap.start, gap.end] for gap in known.gaps if gap.symbol in (None, symbol)),
-    }
+    } | ({"gaps": gaps} if gaps else {})
 
 
 def _row_document(row: OrderRow) -> list[Any]:

@@ -90,6 +90,11 @@ class ReadOnlyVenue:
         """The venue's own last answer, before ccxt made anything of it."""
         return self._client.last_json_response
 
+    @property
+    def time_difference(self) -> int:
+        """How many milliseconds this machine's clock is ahead of the venue's, once `load` has asked."""
+        return int(self._client.options.get("timeDifference") or 0)
+
     def can(self, method: str) -> bool:
         """Whether ccxt says that the venue offers the call, such as `fetchPositions`; an emulated one counts not."""
         return self._client.has.get(method) is True
@@ -119,9 +124,9 @@ class ReadOnlyVenue:
         return self._asked(method, lambda: getattr(self._client, method)(*arguments, params=dict(params or {})))
 
     def raw(self, endpoint: str, params: Mapping[str, Any]) -> Any:
-        """As `read`, for a GET endpoint that ccxt declares but does not use; `endpoint` is ccxt's own path."""
-        api, path = endpoint.split(" ", 1)
-        return self._asked(path, lambda: self._client.request(path, api.split("."), "GET", dict(params)))
+        """As `read`, for an endpoint that ccxt declares but does not use: `GET private v5/user/query-api`."""
+        method, api, path = endpoint.split(" ", 2)
+        return self._asked(path, lambda: self._client.request(path, api.split("."), method, dict(params)))
 
     def _asked(self, what: str, ask: Any) -> Any:
         again = Retrying(
@@ -137,15 +142,17 @@ class ReadOnlyVenue:
 
     def _wait(self, state: RetryCallState) -> float:
         asked = str((self._client.last_response_headers or {}).get("Retry-After", ""))
-        patience = wait_exponential_jitter(initial=0.1, max=5, jitter=0.1)(state)
+        patience = wait_exponential_jitter(multiplier=0.1, max=5, jitter=0.1)(state)
         return min(max(patience, float(asked)), LONGEST_WAIT) if asked.isdigit() else patience
 
     def _named(self, what: str, error: ccxt.BaseError) -> Refused:
         said = re.sub(r"(GET|POST) \S+", "", str(error).removeprefix(self.name)).strip()
         for secret in self._secrets:
             said = said.replace(secret, "***")
-        remedy = "check RECON_EXCHANGE_API_KEY and what it is allowed to read" if isinstance(
-            error, ccxt.AuthenticationError) else "run again when the venue answers"  # fmt: skip
+        about_keys = isinstance(error, ccxt.AuthenticationError) or re.search("key|signature|permission", said, re.I)
+        remedy = "run again when the venue answers"
+        if about_keys:
+            remedy = "check RECON_EXCHANGE_API_KEY and RECON_EXCHANGE_SECRET, and what they are allowed to read"
         return Refused(
             "evidence_unreadable",
             f"{self.name} did not answer {what} in full: {type(error).__name__} ({said[:200] or 'no more was said'}); "

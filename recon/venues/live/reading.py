@@ -19,7 +19,7 @@ from recon.venues.live import pages, trades
 from recon.venues.live.client import ReadOnlyVenue
 from recon.venues.live.markets import Markets
 from recon.venues.live.pages import Cursor, Style, Trade, read_all
-from recon.venues.live.styles import Fees, Known, known, style
+from recon.venues.live.styles import Fees, Known, by_symbol, known, style
 from recon.venues.live.trades import SeparateFee
 
 
@@ -65,7 +65,7 @@ class _Reader:
         """The symbols to ask for one by one, or None for the whole account at once; those without a market are gaps."""
         why = f"{self.venue.name} lists no market, or several, for it"
         self.made.gaps += [Gap(symbol, self.span.start, self.span.end, why) for symbol in self.markets.unknown]
-        if not self.venue.feature("fetchMyTrades", "symbolRequired"):
+        if not by_symbol(self.venue):
             return [None]
         return sorted({market["symbol"] for market in self.markets.by_symbol.values()})
 
@@ -145,7 +145,7 @@ class _Reader:
         }
         cursor: dict[str, Any] = {}
         while True:
-            page = self.venue.raw("trader.private v2/account/activities/{activity_type}", bounds | cursor)
+            page = self.venue.raw("GET trader.private v2/account/activities/{activity_type}", bounds | cursor)
             for fee in page:
                 market = self.markets.named(fee["symbol"])
                 if market is not None:

@@ -31,7 +31,7 @@ class CcxtExchange:
 
     def __init__(self, access: Access) -> None:
         """Nothing is asked yet. Raises `UsageError` (exchange_unknown) for a venue that recon cannot read in full."""
-        self._access = access
+        self.access = access
         known(connect(access))
         self.name = f"ccxt:{access.name}"
 
@@ -48,7 +48,7 @@ class CcxtExchange:
 
         Raises `Refused` (evidence_unreadable).
         """
-        venue = connect(self._access)
+        venue = connect(self.access)
         venue.load()
         markets = Markets(venue, wanted.symbols)
         span = window or _span(now, lookback, wanted)

@@ -32,7 +32,7 @@ class Known:
     `legs` names the fields of a raw position that hold its market's id and its signed quantity, read besides what ccxt
     parses because ccxt drops some. `orders` says that client order ids and replacements come with the orders alone,
     `forced` that the venue lists its own liquidations, `dust` that it tells dust conversions apart, `margin` that a
-    spot account may hold positions on margin.
+    spot account may hold positions on margin, `whole` that fills come for the whole account though ccxt wants a symbol.
     """
 
     cursor: Callable[..., Any] | None
@@ -45,6 +45,7 @@ class Known:
     forced: bool = False
     dust: bool = False
     margin: bool = False
+    whole: bool = False
 
 
 KNOWN: Mapping[str, Known] = {
@@ -53,7 +54,7 @@ KNOWN: Mapping[str, Known] = {
     "binanceusdm": Known(pages.from_id, alone=True, legs=("symbol", "positionAmt"), forced=True),
     "bybit": Known(pages.bybit_cursor, legs=("symbol", "size")),
     "coinbase": Known(pages.coinbase_cursor),
-    "hyperliquid": Known(None, legs=("coin", "szi")),
+    "hyperliquid": Known(None, legs=("coin", "szi"), whole=True),
     "kraken": Known(pages.offset, limit=50, fees=Fees.LEDGER, margin=True),
     "okx": Known(pages.bill, limit=100, legs=("instId", "pos")),
 }
@@ -69,6 +70,11 @@ def known(venue: ReadOnlyVenue) -> Known:
             f"{', '.join(KNOWN)}. Use a statement of that account instead.",
         )
     return KNOWN[venue.name]
+
+
+def by_symbol(venue: ReadOnlyVenue) -> bool:
+    """Whether fills have to be asked for market by market."""
+    return bool(venue.feature("fetchMyTrades", "symbolRequired")) and not known(venue).whole
 
 
 def style(venue: ReadOnlyVenue) -> Style:
