@@ -18,6 +18,7 @@ from recon.pause import PauseAnswer
 from recon.plan import Facts, Plan, Scope, build_plan
 from recon.stages.dry_run_result import dry_run_result
 from recon.stages.gather import gather, wanted
+from recon.venues.archive import coverage_document
 from recon.workspace import Workspace, reflect
 
 PROOFS = ("quantities_rest_on_fills", "reading_wrote_nothing", "orders_unchanged")
@@ -150,6 +151,7 @@ def plan_record(plan: Plan, snapshot: Snapshot | None, trade_digests: Mapping[st
     return {
         "document": dict(plan.document),
         "window": {"start": snapshot.window.start, "end": snapshot.window.end} if snapshot else None,
+        "coverage": coverage_document(snapshot) if snapshot else None,
         "targets": [
             {
                 "symbol": judgement.lifecycle.symbol,

@@ -21,6 +21,9 @@ from recon.domain import Doubt, Gap, Reason, Snapshot
 from recon.identity import canonical_decimal, canonical_time
 from recon.venues import rows
 
+ABOUT = "statement.json"
+"""The file that says what the others are; a folder without it may be half-written."""
+
 
 @dataclass(frozen=True, slots=True)
 class Recorded:
@@ -33,21 +36,26 @@ class Recorded:
 
 
 def write_statement(folder: Path, snapshot: Snapshot, profile_id: str) -> None:
-    """Write the snapshot as fills.csv, positions.csv, open_orders.csv and statement.json into a new or empty folder.
+    """Write the snapshot as fills.csv, positions.csv, open_orders.csv and statement.json; an earlier one is replaced.
 
-    Positions that are unknown, and open orders that were not checked, have no file. Raises `OSError`.
+    Positions that are unknown, and open orders that were not checked, have no file. The folder is whole once
+    statement.json is there, which comes last. Raises `OSError`.
     """
     folder.mkdir(parents=True, exist_ok=True)
+    (folder / ABOUT).unlink(missing_ok=True)
     tables: dict[str, tuple[Sequence[str], Iterable[Any] | None]] = {
         "fills.csv": (rows.FILL_COLUMNS, snapshot.fills),
         "positions.csv": (rows.POSITION_COLUMNS, snapshot.positions),
         "open_orders.csv": (rows.OPEN_ORDER_COLUMNS, snapshot.open_orders),
     }
     for name, (columns, entries) in tables.items():
+        (folder / name).unlink(missing_ok=True)
         if entries is not None:
             (folder / name).write_text(_table(columns, entries), encoding="utf-8", newline="")
     about = json.dumps(_about(snapshot, profile_id), indent=1, ensure_ascii=False) + "\n"
-    (folder / "statement.json").write_text(about, encoding="utf-8")
+    whole = folder / f".{ABOUT}.tmp"
+    whole.write_text(about, encoding="utf-8")
+    whole.replace(folder / ABOUT)
 
 
 def read_coverage(about: Mapping[str, Any]) -> Recorded:
@@ -68,13 +76,18 @@ def _about(snapshot: Snapshot, profile_id: str) -> dict[str, Any]:
         "from": canonical_time(snapshot.window.start),
         "to": canonical_time(snapshot.window.end),
         "fetched_at": canonical_time(coverage.fetched_at) if coverage else None,
-        "coverage": {
-            "pages": [_plain(page) for page in coverage.pages] if coverage else [],
-            "gaps": [_plain(gap) for gap in snapshot.gaps],
-            "doubts": [_plain(doubt) for doubt in snapshot.doubts],
-            "replaced": dict(snapshot.replaced),
-            "notes": list(snapshot.notes),
-        },
+        "coverage": coverage_document(snapshot),
+    }
+
+
+def coverage_document(snapshot: Snapshot) -> dict[str, Any]:
+    """What was fetched, page by page, and what is missing: for statement.json, and beside a stored plan."""
+    return {
+        "pages": [_plain(page) for page in snapshot.coverage.pages] if snapshot.coverage else [],
+        "gaps": [_plain(gap) for gap in snapshot.gaps],
+        "doubts": [_plain(doubt) for doubt in snapshot.doubts],
+        "replaced": dict(snapshot.replaced),
+        "notes": list(snapshot.notes),
     }
 
 

@@ -13,7 +13,7 @@ from datetime import datetime, timedelta
 
 from recon.domain import NOTHING_SPECIAL, Coverage, Doubt, Gap, Position, Reason, Snapshot, Wanted, Window
 from recon.errors import Refused
-from recon.identity import canonical_symbol, canonical_time
+from recon.identity import canonical_symbol
 from recon.venues import rows
 from recon.venues.base import FUTURE_TOLERANCE
 from recon.venues.live import trades
@@ -62,7 +62,7 @@ class CcxtExchange:
             inside,
             legs,
             read_open_orders(venue, markets),
-            notes=(*_notes(venue, markets, read), *_cut_off(now, lookback, wanted), *notes, *left_out),
+            notes=(*_notes(venue, markets, read), *notes, *left_out),
             gaps=tuple(map(_canonical, (*read.gaps, *_out_of_reach(venue, window, now)))),
             doubts=(*doubts, *_units(markets)),
             replaced=read.replaced,
@@ -76,14 +76,6 @@ def _span(now: datetime, lookback: timedelta, wanted: Wanted) -> Window:
     if wanted.begin is not None:
         start = max(start, min(wanted.begin, now))
     return Window(start, now + FUTURE_TOLERANCE)
-
-
-def _cut_off(now: datetime, lookback: timedelta, wanted: Wanted) -> list[str]:
-    start = rows.window_start(now, lookback)
-    if wanted.begin is None or wanted.begin >= start:
-        return []
-    return [f"The lookback cuts off trades that began before {canonical_time(start)}; the earliest at "
-            f"{canonical_time(wanted.begin)}."]  # fmt: skip
 
 
 def _canonical(gap: Gap) -> Gap:
