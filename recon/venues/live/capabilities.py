@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from recon.venues.live.client import Access, connect
+from recon.venues.live.orders import Orders
 from recon.venues.live.styles import KNOWN, by_symbol, known, style
 
 HEAD = (
@@ -23,9 +24,9 @@ def capabilities(name: str) -> tuple[str, ...]:
     this, paged = known(venue), style(venue)
     spot = venue.market == "spot"
     apart = {
-        "client order ids, replacements": this.orders,
+        "client order ids": this.orders is not None,
+        "replacements": this.orders is Orders.BY_TIME,
         "base fees": this.fees is not None,
-        "liquidations": this.forced,
         "dust conversions": this.dust and spot,
         "margin positions": this.margin,
     }

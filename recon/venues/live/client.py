@@ -9,8 +9,11 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
 from typing import Any
 from urllib.parse import urlsplit, urlunsplit
 
@@ -21,23 +24,30 @@ from recon.errors import Refused, UsageError
 
 READS = frozenset(
     {
-        "load_time_difference", "load_markets", "fetch_my_trades", "fetch_orders", "fetch_ledger", "fetch_balance",
-        "fetch_positions", "fetch_open_orders", "fetch_my_dust_trades", "fetch_my_liquidations",
+        "load_time_difference", "load_markets", "fetch_my_trades", "fetch_orders", "fetch_order", "fetch_orders_by_ids",
+        "fetch_ledger", "fetch_balance", "fetch_positions", "fetch_open_orders", "fetch_my_dust_trades",
     }
 )  # fmt: skip
 """Every call of ccxt that recon makes."""
 
 POST_READS: Mapping[str, re.Pattern[str]] = {
-    "kraken": re.compile(r"/0/private/(TradesHistory|Ledgers|OpenOrders|OpenPositions|BalanceEx|GetApiKeyInfo)"),
-    "hyperliquid": re.compile(r"/info"),
+    "kraken": re.compile(
+        r".*/0/private/(TradesHistory|Ledgers|QueryOrders|OpenOrders|OpenPositions|BalanceEx|GetApiKeyInfo)"
+    ),
+    "hyperliquid": re.compile(r".*/info"),
 }
-"""Paths that a venue reads by POST; everywhere else a read is a GET."""
+"""Paths that a venue reads by POST, behind whatever the base address puts before them; elsewhere a read is a GET."""
 
 ATTEMPTS = 6
 """How often a question is asked before its failure is final."""
 
 LONGEST_WAIT = 60
 """Seconds: a venue that asks for more patience than this is named, not waited for."""
+
+SECOND = 1.0
+"""How long a second of waiting takes; tests make it shorter."""
+
+_PATIENCE = wait_exponential_jitter(multiplier=0.5, max=10, jitter=0.5)
 
 REPEATS = 2
 """How often an answer equal to the one before, to another question, is asked for again before it is believed."""
@@ -74,6 +84,7 @@ class ReadOnlyVenue:
         self._secrets = secrets
         self.market = market
         self.markets: dict[str, dict[str, Any]] = {}
+        self.on_answer: Callable[[], object] = lambda: None
 
     @property
     def name(self) -> str:
@@ -109,6 +120,10 @@ class ReadOnlyVenue:
         """The names under which the venue itself knows an asset: BTC is XBT or XXBT at some."""
         return tuple(sorted(alias for alias, known in self._client.commonCurrencies.items() if known == code))
 
+    def asset(self, name: str) -> str:
+        """What ccxt calls an asset that the venue knows by this name."""
+        return str(self._client.safe_currency_code(name))
+
     def load(self) -> None:
         """Read the venue's clock, so that ours may differ, and its markets. Raises `Refused` (evidence_unreadable)."""
         if self.can("fetchTime"):
@@ -130,20 +145,34 @@ class ReadOnlyVenue:
 
     def _asked(self, what: str, ask: Any) -> Any:
         again = Retrying(
-            stop=stop_after_attempt(ATTEMPTS),
-            wait=self._wait,
+            stop=lambda state: stop_after_attempt(ATTEMPTS)(state) or self._patience_asked() > LONGEST_WAIT,
+            wait=lambda state: SECOND * max(_PATIENCE(state), self._patience_asked()),
             retry=retry_if_exception_type(ccxt.OperationFailed),
+            before_sleep=self._set_clock,
             reraise=True,
         )
         try:
-            return again(_understood, ask)
+            answer = again(_understood, ask)
         except ccxt.BaseError as error:
             raise self._named(what, error) from None
+        self.on_answer()
+        return answer
 
-    def _wait(self, state: RetryCallState) -> float:
-        asked = str((self._client.last_response_headers or {}).get("Retry-After", ""))
-        patience = wait_exponential_jitter(multiplier=0.1, max=5, jitter=0.1)(state)
-        return min(max(patience, float(asked)), LONGEST_WAIT) if asked.isdigit() else patience
+    def _patience_asked(self) -> float:
+        """Seconds that the last answer asks to wait, by number or by date; 0 when it does not."""
+        asked = str((self._client.last_response_headers or {}).get("Retry-After", "")).strip()
+        if asked.isdecimal():
+            return float(asked)
+        try:
+            return max(0.0, (parsedate_to_datetime(asked) - datetime.now(UTC)).total_seconds())
+        except (TypeError, ValueError):
+            return 0.0
+
+    def _set_clock(self, state: RetryCallState) -> None:
+        """Read the venue's clock again when it refused a time: the first reading may have been the wrong one."""
+        if state.outcome and isinstance(state.outcome.exception(), ccxt.InvalidNonce) and self.can("fetchTime"):
+            with suppress(ccxt.BaseError):
+                _understood(self._client.load_time_difference)
 
     def _named(self, what: str, error: ccxt.BaseError) -> Refused:
         said = re.sub(r"(GET|POST) \S+", "", str(error).removeprefix(self.name)).strip()
@@ -151,7 +180,9 @@ class ReadOnlyVenue:
             said = said.replace(secret, "***")
         about_keys = isinstance(error, ccxt.AuthenticationError) or re.search("key|signature|permission", said, re.I)
         remedy = "run again when the venue answers"
-        if about_keys:
+        if self._patience_asked() > LONGEST_WAIT:
+            remedy = f"it asks to be left alone for {self._patience_asked():.0f} s, so run again after that"
+        elif about_keys:
             remedy = "check RECON_EXCHANGE_API_KEY and RECON_EXCHANGE_SECRET, and what they are allowed to read"
         return Refused(
             "evidence_unreadable",
@@ -205,7 +236,6 @@ class _Guarded:
     """Goes before ccxt's own class: what may be sent, and what counts as an answer."""
 
     answers = 0
-    _last: tuple[object, str | None] = (None, None)
 
     def fetch(self, url: str, method: str = "GET", headers: Any = None, body: Any = None) -> Any:
         """One request. One that is no read is refused before it is sent; a body that is no JSON is `Garbled`."""
@@ -222,14 +252,15 @@ class _Guarded:
     def fetch2(
         self, path: str, api: Any = "public", method: str = "GET", params: Any = None, config: Any = None
     ) -> Any:
-        """One question, asked again when it got the last one's answer, as from a cache in between."""
-        question = (path, method, repr(params))
+        """One question, asked again when it got the answer to the last one on its path, as from a cache in between."""
+        question = (method, repr(params))
+        before = self.__dict__.setdefault("_last", {}).get(path, (question, None))
         for _ in range(1 + REPEATS):
             answer = super().fetch2(path, api, method, params or {}, config or {})  # type: ignore[misc]
             said: str | None = self.last_http_response  # type: ignore[attr-defined]
-            if self._last[0] == question or self._last[1] != said:
+            if question == before[0] or said != before[1]:
                 break
-        self._last = (question, said)
+        self.__dict__["_last"][path] = (question, said)
         return answer
 
     @staticmethod

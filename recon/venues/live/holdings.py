@@ -6,7 +6,7 @@ not known becomes a `Doubt`. Rules: rules.md 7, exchange_not_flat and exchange_p
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
 from typing import Any
@@ -16,6 +16,7 @@ from recon.errors import Refused
 from recon.identity import canonical_decimal
 from recon.venues.live.client import ReadOnlyVenue
 from recon.venues.live.markets import Market, Markets
+from recon.venues.live.orders import Orders
 from recon.venues.live.pages import instant
 from recon.venues.live.styles import Known
 from recon.venues.live.trades import contract_size
@@ -39,15 +40,13 @@ def read_legs(venue: ReadOnlyVenue, known: Known, markets: Markets) -> Holdings:
         return _spot(venue, known, markets)
     if not venue.can("fetchPositions"):
         raise Refused("evidence_unreadable", f"{venue.name} has no way to read positions.")
-    legs = tuple(_contracts(venue, known, markets))
-    doubts = tuple(
-        Doubt(symbol, Reason.EXCHANGE_POSITION_UNKNOWN, _no_market(venue, symbol)) for symbol in markets.unknown
-    )
-    return Holdings(legs, doubts, ())
+    return Holdings(tuple(_contracts(venue, known, markets)), _unlisted(venue, markets), ())
 
 
-def _no_market(venue: ReadOnlyVenue, symbol: str) -> str:
-    return f"{venue.name} lists no market, or several, for {symbol}; it may be delisted or spelled another way"
+def _unlisted(venue: ReadOnlyVenue, markets: Markets) -> tuple[Doubt, ...]:
+    """A symbol without a market: an asset may go by another name once it is delisted, so its balance proves nothing."""
+    said = f"{venue.name} lists no market, or several, for it; it may be delisted or spelled another way"
+    return tuple(Doubt(symbol, Reason.EXCHANGE_POSITION_UNKNOWN, said) for symbol in markets.unknown)
 
 
 def _contracts(venue: ReadOnlyVenue, known: Known, markets: Markets) -> Iterator[Position]:
@@ -85,20 +84,16 @@ def _raw_legs(answer: Any, name: str, amount: str) -> Iterator[tuple[str, Decima
 
 def _spot(venue: ReadOnlyVenue, known: Known, markets: Markets) -> Holdings:
     balances = venue.read("fetch_balance")
+    owed = _credit(venue, balances)
     legs: list[Position] = []
-    doubts: list[Doubt] = []
     notes: list[str] = []
-    for symbol in (*markets.by_symbol, *markets.unknown):
-        market = markets.by_symbol.get(symbol)
-        base = market["base"] if market else _written_base(symbol)
-        if base is None:
-            doubts.append(Doubt(symbol, Reason.EXCHANGE_POSITION_UNKNOWN, _no_market(venue, symbol)))
-            continue
-        held, debt = _balance(balances.get(base) or {})
+    for symbol, market in markets.by_symbol.items():
+        held, debt = _balance(balances.get(market["base"]) or {})
+        debt += owed.get(market["base"], Decimal(0))
         least = _minimum(market)
         if 0 < held <= least:
             notes.append(
-                f"{canonical_decimal(held)} {base} count as flat: the venue's minimum amount on {symbol} is "
+                f"{canonical_decimal(held)} {market['base']} count as flat: the venue's minimum amount on {symbol} is "
                 f"{canonical_decimal(least)}."
             )
         elif held:
@@ -106,26 +101,24 @@ def _spot(venue: ReadOnlyVenue, known: Known, markets: Markets) -> Holdings:
         if debt:
             legs.append(Position(symbol, -debt))
     legs += _on_margin(venue, markets) if known.margin else ()
-    return Holdings(tuple(legs), tuple(doubts), tuple(notes))
-
-
-def _written_base(symbol: str) -> str | None:
-    """The base of a symbol that says where it ends; None when it does not."""
-    for mark in "/-":
-        if mark in symbol:
-            return symbol.split(mark, 1)[0].upper()
-    return None
+    return Holdings(tuple(legs), _unlisted(venue, markets), tuple(notes))
 
 
 def _balance(account: Mapping[str, Any]) -> tuple[Decimal, Decimal]:
     """What is held of an asset, free or not, and what is owed, interest included."""
     known = {name: Decimal(str(account[name])) for name in ("free", "used", "total", "debt") if account.get(name)}
-    held = max(known.get("total", Decimal(0)), known.get("free", Decimal(0)) + known.get("used", Decimal(0)))
-    return held, known.get("debt", Decimal(0))
+    parts = known.get("free", Decimal(0)) + known.get("used", Decimal(0))
+    return max(known.get("total", Decimal(0)), parts, key=abs), known.get("debt", Decimal(0))
 
 
-def _minimum(market: Market | None) -> Decimal:
-    limits = ((market or {}).get("limits") or {}).get("amount") or {}
+def _credit(venue: ReadOnlyVenue, balances: Mapping[str, Any]) -> dict[str, Decimal]:
+    """What is owed of each asset at Kraken, `credit_used`, which ccxt leaves out."""
+    told = balances["info"].get("result") if venue.name == "kraken" else None
+    return {venue.asset(name): Decimal(str(one.get("credit_used") or 0)) for name, one in (told or {}).items()}
+
+
+def _minimum(market: Market) -> Decimal:
+    limits = (market.get("limits") or {}).get("amount") or {}
     return Decimal(str(limits.get("min") or 0))
 
 
@@ -138,23 +131,29 @@ def _on_margin(venue: ReadOnlyVenue, markets: Markets) -> Iterator[Position]:
             yield Position(markets.spelled(leg["symbol"]), -left if info["type"] == "sell" else left)
 
 
-def read_open_orders(venue: ReadOnlyVenue, markets: Markets) -> tuple[OpenOrder, ...]:
+def read_open_orders(venue: ReadOnlyVenue, known: Known, markets: Markets) -> tuple[OpenOrder, ...]:
     """The orders that the venue still works, on any symbol. Raises `Refused` when they cannot be read in full."""
-    limit = venue.feature("fetchOpenOrders", "limit")
     asked: Iterable[str | None] = [None]
     if venue.feature("fetchOpenOrders", "symbolRequired"):
         asked = sorted({market["symbol"] for market in markets.by_symbol.values()})
-    orders = []
-    for symbol in asked:
-        found = venue.read("fetch_open_orders", symbol, None, limit)
-        if limit and len(found) >= limit:
-            raise Refused(
-                "evidence_unreadable", f"{venue.name} lists {len(found)} open orders, which may not be all of them."
-            )
-        orders += found
+    orders = [order for symbol in asked for order in _working(venue, known, symbol)]
     return tuple(
         sorted((_order(order, markets) for order in orders), key=lambda one: (one.exchange_order_id, one.symbol))
     )
+
+
+def _working(venue: ReadOnlyVenue, known: Known, symbol: str | None) -> Sequence[Mapping[str, Any]]:
+    """One answer must hold them all: shorter than the venue's limit, and the same whichever end is told first."""
+    limit = venue.feature("fetchOpenOrders", "limit")
+    found: Sequence[Mapping[str, Any]] = venue.read("fetch_open_orders", symbol, None, limit)
+    again = found
+    if known.orders is Orders.BY_TIME:
+        again = venue.read("fetch_open_orders", symbol, None, limit, params={"direction": "asc"})
+    if (limit and len(found) >= limit) or {order["id"] for order in found} != {order["id"] for order in again}:
+        raise Refused(
+            "evidence_unreadable", f"{venue.name} lists {len(found)} open orders, which may not be all of them."
+        )
+    return found
 
 
 def _order(order: Mapping[str, Any], markets: Markets) -> OpenOrder:

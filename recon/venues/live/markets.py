@@ -21,7 +21,8 @@ class Markets:
     """The venue's markets by every name they answer to, and the symbols of the table that they serve.
 
     `by_symbol` maps each symbol of the table to its market; `unknown` are those that no market, or more than one,
-    answers to.
+    answers to. `ambiguous` are those that are not one symbol by rules.md 3, and yet share a market: nobody can say to
+    which of them a fill belongs.
     """
 
     def __init__(self, venue: ReadOnlyVenue, symbols: Iterable[str]) -> None:
@@ -33,6 +34,7 @@ class Markets:
         found = {symbol: _one(symbol, named.get(canonical_symbol(symbol), ())) for symbol in symbols}
         self.by_symbol: dict[str, Market] = {symbol: market for symbol, market in found.items() if market is not None}
         self.unknown = tuple(symbol for symbol, market in found.items() if market is None)
+        self.ambiguous = _ambiguous(self.by_symbol)
         self._named = named
         self._spelled = {market["symbol"]: symbol for symbol, market in sorted(self.by_symbol.items(), reverse=True)}
         self._by_id = {market["id"]: market["symbol"] for market in venue.markets.values()}
@@ -63,6 +65,18 @@ def names(venue: ReadOnlyVenue, market: Market) -> frozenset[str]:
     quotes = (market["quote"], market["quoteId"])
     joined = {f"{base}{quote}" for base in bases for quote in quotes if base and quote}
     return frozenset(map(canonical_symbol, {market["id"], market["symbol"], *joined}))
+
+
+def _ambiguous(by_symbol: Mapping[str, Market]) -> dict[str, tuple[str, ...]]:
+    """For each symbol the others that share its market."""
+    on: dict[str, list[str]] = defaultdict(list)
+    for symbol, market in by_symbol.items():
+        on[market["symbol"]].append(symbol)
+    return {
+        symbol: others
+        for symbol, market in by_symbol.items()
+        if (others := tuple(o for o in on[market["symbol"]] if canonical_symbol(o) != canonical_symbol(symbol)))
+    }
 
 
 def _one(symbol: str, found: Iterable[Market]) -> Market | None:

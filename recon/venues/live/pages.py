@@ -3,8 +3,9 @@
 Entry point: `read_all`. A span is cut into pieces that the venue answers at once, and each piece is paged by the
 venue's own cursor where it has one, so that fills that share an instant are never lost at the edge of a page;
 elsewhere by time, each page asked for from the last instant of the one before. Only an answer without any new fill
-ends a piece: a short page may be a lower limit, or a filter. What could not be read becomes a `Gap`, never an absence
-(invariant 10).
+ends a piece: a short page may be a lower limit, or a filter. A page by time that tells nothing new and is as long as
+any before may have been cut in the midst of one instant, and ends it with a gap. What could not be read becomes a
+`Gap`, never an absence (invariant 10).
 """
 
 from __future__ import annotations
@@ -130,15 +131,16 @@ def _pages(
     """The pages of one piece. Raises `Refused` when one cannot be read, or repeats what is known for ever."""
     seen: set[tuple[str, str, str]] = set()
     cursor: Cursor = {}
-    start, stuck = piece.start, 0
+    start, stuck, longest = piece.start, 0, 0
     while True:
         since, until = (None, None) if cursor and style.alone else (_ms(start - EDGE), _ms(piece.end + EDGE))
         page = ask(since, until, cursor)
         pages.append(Page(symbol, start, piece.end, dict(cursor), len(page), clock()))
         new = [trade for trade in page if _key(trade) not in seen]
         _check(page, symbol, piece, style, cursor)
-        if not page or (not new and style.cursor is None and len(page) < style.limit):
+        if not page or (not new and style.cursor is None and len(page) < min(style.limit, max(longest, 2))):
             return
+        longest = max(longest, len(page))
         if new:
             yield new
             seen.update(_key(trade) for trade in new)

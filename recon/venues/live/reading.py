@@ -12,12 +12,13 @@ from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
 from typing import Any
 
-from recon.domain import Fill, Gap, Page, Window
+from recon.domain import Fill, Gap, Page, Side, Window
 from recon.errors import Refused
 from recon.venues.base import FUTURE_TOLERANCE
 from recon.venues.live import pages, trades
 from recon.venues.live.client import ReadOnlyVenue
 from recon.venues.live.markets import Markets
+from recon.venues.live.orders import NO_ORDERS, OrdersRead, read_orders
 from recon.venues.live.pages import Cursor, Style, Trade, read_all
 from recon.venues.live.styles import Fees, Known, by_symbol, known, style
 from recon.venues.live.trades import SeparateFee
@@ -52,11 +53,10 @@ class _Reader:
         self.made = Reading()
 
     def run(self) -> Reading:
-        clients = self._orders() if self.known.orders else {}
-        forced = self._forced() if self.known.forced else {}
         found = [trade for symbol in self._symbols() for trade in self._trades(symbol)]
+        orders = self._orders(found)
         found += self._dust() if self.known.dust and self.venue.market == "spot" else ()
-        fills = [self._fill(trade, clients, forced) for trade in _distinct(found) if self._is_readable(trade)]
+        fills = [self._fill(trade, orders) for trade in _distinct(found) if self._is_readable(trade)]
         fills.sort(key=lambda fill: (fill.filled_at, fill.exchange_order_id, fill.fill_id))
         self.made.fills = self._with_fees(fills)
         return self.made
@@ -86,21 +86,18 @@ class _Reader:
 
         return read_all(ask, this, self.span, symbol, lambda: datetime.now(UTC))
 
-    def _orders(self) -> dict[str, str]:
-        """Client order ids by order, and in passing the replacements: Alpaca's fills name neither."""
-        orders = _complete(self._all("fetch_orders", Style(limit=500), None))
-        for order in orders:
-            if order["info"].get("replaces"):
-                self.made.replaced[str(order["id"])] = str(order["info"]["replaces"])
-        return {str(order["id"]): str(order["clientOrderId"]) for order in orders if order.get("clientOrderId")}
-
-    def _forced(self) -> dict[str, str]:
-        """What the venue itself ordered: liquidations and deleveraging, by order."""
-        found = {}
-        for market in self.markets.by_symbol.values():
-            for order in self.venue.read("fetch_my_liquidations", market["symbol"], _ms(self.span.start)):
-                found[str(order["info"]["orderId"])] = trades.kind({"info": order["info"]}) or "liquidation"
-        return found
+    def _orders(self, found: Sequence[Trade]) -> OrdersRead:
+        """Client order ids and replacements, where fills name neither."""
+        if self.known.orders is None:
+            return NO_ORDERS
+        read = read_orders(self.venue, self.known.orders, self.span, found)
+        self.made.replaced.update(read.replaced)
+        if read.missing:
+            self.made.notes.append(
+                f"{self.venue.name} no longer tells {len(read.missing)} of the orders behind the fills, nor their "
+                "client order ids."
+            )
+        return read
 
     def _dust(self) -> Sequence[Trade]:
         """Binance tells small balances that it turned into BNB apart from the fills."""
@@ -114,16 +111,16 @@ class _Reader:
             self.made.notes.append(f"A fill names {trade['symbol']!r}, which {self.venue.name} does not list as such.")
         return market is not None and trades.unit_problem(market) is None
 
-    def _fill(self, trade: Trade, clients: Mapping[str, str], forced: Mapping[str, str]) -> Fill:
+    def _fill(self, trade: Trade, orders: OrdersRead) -> Fill:
         market = self.venue.markets[trade["symbol"]]
         order = str(trade.get("order"))
-        fill = trades.to_fill(trade, market, self.markets.spelled(market["symbol"]), clients.get(order))
+        fill = trades.to_fill(trade, market, self.markets.spelled(market["symbol"]), orders.client_id(order))
         if fill.filled_at - FUTURE_TOLERANCE > self.now:
             raise Refused(
                 "evidence_unreadable",
                 f"Fill {fill.fill_id} of order {order} lies more than 5 minutes ahead of now. Check the clocks.",
             )
-        if kind := forced.get(order) or trades.kind(trade):
+        if kind := trades.kind(trade, fill.client_order_id):
             self.made.kinds[fill.exchange_order_id, fill.fill_id] = kind
         return fill
 
@@ -135,8 +132,8 @@ class _Reader:
         return tuple(fills)
 
     def _fee_activities(self) -> list[SeparateFee]:
-        """Fees that Alpaca posts by themselves at the end of the day, in the asset bought."""
-        found: dict[str, SeparateFee] = {}
+        """Fees that Alpaca posts by themselves at the end of the day, in the asset that was got."""
+        found: dict[str, SeparateFee | None] = {}
         bounds = {
             "activity_type": "CFEE",
             "after": f"{self.span.start - timedelta(days=1):%Y-%m-%dT%H:%M:%SZ}",
@@ -144,17 +141,22 @@ class _Reader:
             "page_size": 100,
         }
         cursor: dict[str, Any] = {}
-        while True:
-            page = self.venue.raw("GET trader.private v2/account/activities/{activity_type}", bounds | cursor)
-            for fee in page:
-                market = self.markets.named(fee["symbol"])
-                if market is not None:
-                    symbol = self.markets.spelled(market["symbol"])
-                    day = date.fromisoformat(fee["date"])
-                    found[fee["id"]] = SeparateFee(symbol, market["base"], -Decimal(fee["qty"]), day)
-            if not page or cursor.get("page_token") == page[-1]["id"]:
-                return list(found.values())
+        while page := self.venue.raw("GET trader.private v2/account/activities/{activity_type}", bounds | cursor):
+            if any(fee["id"] in found for fee in page):
+                raise Refused("evidence_unreadable", f"{self.venue.name} repeats itself in the activities of fees.")
+            found |= {fee["id"]: self._separate_fee(fee) for fee in page}
             cursor = {"page_token": page[-1]["id"]}
+        return [fee for fee in found.values() if fee is not None]
+
+    def _separate_fee(self, fee: Mapping[str, Any]) -> SeparateFee | None:
+        """Taken from what a buy got, or, in dollars, from what a sell got; None on a symbol that nobody knows."""
+        market, day = self.markets.named(fee["symbol"]), date.fromisoformat(fee["date"])
+        if market is None:
+            return None
+        symbol = self.markets.spelled(market["symbol"])
+        if qty := Decimal(str(fee.get("qty") or 0)):
+            return SeparateFee(symbol, market["base"], Side.BUY, -qty, day)
+        return SeparateFee(symbol, market["quote"], Side.SELL, -Decimal(str(fee.get("net_amount") or 0)), day)
 
     def _booked_fees(self) -> dict[str, tuple[Decimal, str]]:
         """The fee of each fill as Kraken's ledger booked it, by fill id: its list of trades names the amount alone."""

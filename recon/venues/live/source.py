@@ -7,7 +7,7 @@ read stay unknown; anything else that fails refuses the fetch (evidence_unreadab
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from datetime import datetime, timedelta
 
@@ -34,6 +34,7 @@ class CcxtExchange:
         self.access = access
         known(connect(access))
         self.name = f"ccxt:{access.name}"
+        self.on_page: Callable[[], object] = lambda: None
 
     def fetch(
         self,
@@ -49,6 +50,7 @@ class CcxtExchange:
         Raises `Refused` (evidence_unreadable).
         """
         venue = connect(self.access)
+        venue.on_answer = self.on_page
         venue.load()
         markets = Markets(venue, wanted.symbols)
         span = window or _span(now, lookback, wanted)
@@ -61,10 +63,10 @@ class CcxtExchange:
             window,
             inside,
             legs,
-            read_open_orders(venue, markets),
+            read_open_orders(venue, known(venue), markets),
             notes=(*_notes(venue, markets, read), *notes, *left_out),
             gaps=tuple(map(_canonical, (*read.gaps, *_out_of_reach(venue, window, now)))),
-            doubts=(*doubts, *_units(markets)),
+            doubts=(*doubts, *_units(markets), *_shared(markets)),
             replaced=read.replaced,
             coverage=Coverage(venue.name, now, tuple(read.pages)),
         )
@@ -96,6 +98,17 @@ def _legs(
 def _units(markets: Markets) -> tuple[Doubt, ...]:
     problems = {symbol: trades.unit_problem(market) for symbol, market in markets.by_symbol.items()}
     return tuple(Doubt(symbol, Reason.UNIT_UNKNOWN, why) for symbol, why in problems.items() if why)
+
+
+def _shared(markets: Markets) -> tuple[Doubt, ...]:
+    return tuple(
+        Doubt(
+            symbol,
+            Reason.DATA_QUALITY,
+            f"{symbol} and {', '.join(others)} are one market at the venue; give it one spelling in orders",
+        )
+        for symbol, others in markets.ambiguous.items()
+    )
 
 
 def _out_of_reach(venue: ReadOnlyVenue, window: Window, now: datetime) -> list[Gap]:

@@ -15,6 +15,7 @@ from typing import Any
 from recon.errors import UsageError
 from recon.venues.live import pages
 from recon.venues.live.client import ReadOnlyVenue
+from recon.venues.live.orders import Orders
 from recon.venues.live.pages import Style
 
 
@@ -30,9 +31,9 @@ class Known:
     """One venue: its cursor, the page size where ccxt names none, fixed parameters, and where its raw legs lie.
 
     `legs` names the fields of a raw position that hold its market's id and its signed quantity, read besides what ccxt
-    parses because ccxt drops some. `orders` says that client order ids and replacements come with the orders alone,
-    `forced` that the venue lists its own liquidations, `dust` that it tells dust conversions apart, `margin` that a
-    spot account may hold positions on margin, `whole` that fills come for the whole account though ccxt wants a symbol.
+    parses because ccxt drops some. `orders` says how to ask for what comes with the orders alone: client order ids,
+    replacements, and who ordered. `dust` says that the venue tells dust conversions apart, `margin` that a spot account
+    may hold positions on margin, `whole` that fills come for the whole account though ccxt wants a symbol.
     """
 
     cursor: Callable[..., Any] | None
@@ -40,22 +41,21 @@ class Known:
     params: Mapping[str, Any] = field(default_factory=dict)
     alone: bool = False
     legs: tuple[str, str] | None = None
-    orders: bool = False
+    orders: Orders | None = None
     fees: Fees | None = None
-    forced: bool = False
     dust: bool = False
     margin: bool = False
     whole: bool = False
 
 
 KNOWN: Mapping[str, Known] = {
-    "alpaca": Known(pages.page_token, params={"direction": "asc"}, orders=True, fees=Fees.ACTIVITIES),
-    "binance": Known(pages.from_id, alone=True, dust=True),
-    "binanceusdm": Known(pages.from_id, alone=True, legs=("symbol", "positionAmt"), forced=True),
+    "alpaca": Known(pages.page_token, params={"direction": "asc"}, orders=Orders.BY_TIME, fees=Fees.ACTIVITIES),
+    "binance": Known(pages.from_id, alone=True, orders=Orders.FROM_ID, dust=True),
+    "binanceusdm": Known(pages.from_id, alone=True, legs=("symbol", "positionAmt"), orders=Orders.FROM_ID),
     "bybit": Known(pages.bybit_cursor, legs=("symbol", "size")),
     "coinbase": Known(pages.coinbase_cursor),
     "hyperliquid": Known(None, legs=("coin", "szi"), whole=True),
-    "kraken": Known(pages.offset, limit=50, fees=Fees.LEDGER, margin=True),
+    "kraken": Known(pages.offset, limit=50, orders=Orders.BY_IDS, fees=Fees.LEDGER, margin=True),
     "okx": Known(pages.bill, limit=100, legs=("instId", "pos")),
 }
 """Venues whose pages can be read to the end."""

@@ -15,26 +15,38 @@ from typing import Any
 
 from recon.domain import Fill, Side
 from recon.errors import Refused
+from recon.identity import base_asset
 from recon.venues.live.markets import Market
 from recon.venues.live.pages import Trade, instant
 from recon.venues.rows import parse_time
 
 WORDS: Sequence[tuple[str, str]] = (
-    ("liquidation", "liquidation"), ("bust", "liquidation"), ("autoclose-", "liquidation"), ("adl", "adl"),
-    ("auto-deleveraging", "adl"), ("settle", "settlement"), ("deliver", "delivery"), ("dust", "dust"),
+    ("liquidat", "liquidation"), ("bust", "liquidation"), ("adl", "adl"), ("auto-deleveraging", "adl"),
+    ("settle", "settlement"), ("deliver", "delivery"), ("dust", "dust"),
 )  # fmt: skip
 """Words by which venues mark a fill that nobody ordered, and what recon calls it."""
 
-MARKS = ("ordertype", "execType", "dir", "autoCloseType", "type", "clientOrderId")
+MARKS = ("ordertype", "execType", "dir", "type")
 """Fields in which they stand."""
+
+VENUES_OWN: Mapping[str, str] = {
+    "autoclose-": "liquidation",
+    "adl_autoclose": "adl",
+    "settlement_autoclose-": "settlement",
+}
+"""How client order ids begin that Binance gives to orders of its own."""
+
+CLIENT_IDS = ("clOrdId", "orderLinkId", "cloid")
+"""Where OKX, Bybit and Hyperliquid name the client order id on a fill; ccxt leaves them there."""
 
 
 @dataclass(frozen=True, slots=True)
 class SeparateFee:
-    """A fee that was posted apart from fills: `paid` in units of `asset`, on `symbol` as the table spells it."""
+    """A fee posted apart from the fills of one side: `paid` in units of `asset`, `symbol` as the table spells it."""
 
     symbol: str
     asset: str
+    side: Side
     paid: Decimal
     day: date
 
@@ -67,10 +79,12 @@ def to_fill(trade: Trade, market: Market, symbol: str, client_order_id: str | No
             "cannot be used.",
         ) from None
     fee, currency = _fee(trade, market)
+    if currency == market["base"] and any(mark in symbol for mark in "/-"):
+        currency = base_asset(symbol)
     return Fill(
         fill_id=fill_id,
         exchange_order_id=str(trade.get("order") or f"{kind(trade) or 'fill'}-{fill_id}"),
-        client_order_id=client_order_id or trade.get("clientOrderId") or None,
+        client_order_id=client_order_id or _client_id(trade),
         symbol=symbol,
         side=side,
         qty=qty * contract_size(market),
@@ -101,8 +115,17 @@ def _six_decimals(text: str) -> str:
     return f"{whole}.{digits[:6]}Z" if point and rest.endswith("Z") and digits.isdigit() else text
 
 
-def kind(trade: Trade) -> str | None:
+def _client_id(trade: Trade) -> str | None:
+    info: Mapping[str, Any] = trade.get("info") or {}
+    said = [trade.get("clientOrderId"), *(info.get(name) for name in CLIENT_IDS)]
+    return next((str(name) for name in said if name), None)
+
+
+def kind(trade: Trade, client_order_id: str | None = None) -> str | None:
     """What the fill is when it is no ordinary trade: liquidation, adl, settlement, delivery or dust."""
+    for beginning, name in VENUES_OWN.items():
+        if (client_order_id or "").startswith(beginning):
+            return name
     info: Mapping[str, Any] = trade.get("info") or {}
     if info.get("isDustTrade"):
         return "dust"
@@ -132,16 +155,16 @@ def with_booked_fees(fills: Sequence[Fill], booked: Mapping[str, tuple[Decimal, 
 def with_daily_fees(fills: Sequence[Fill], fees: Iterable[SeparateFee]) -> tuple[Fill, ...]:
     """The fills with the fees that the venue posted by day.
 
-    A day's fees of a symbol are shared over its buys of that day by quantity, cut to the digits of the fee; the last
-    buy takes what the cutting left, so that the sum is exact.
+    A day's fees of a symbol and a side are shared over its fills of that day by quantity, cut to the digits of the fee;
+    the last fill takes what the cutting left, so that the sum is exact.
     """
-    owed: dict[tuple[str, str, date], Decimal] = defaultdict(Decimal)
+    owed: dict[tuple[str, str, Side, date], Decimal] = defaultdict(Decimal)
     for fee in fees:
-        owed[fee.symbol, fee.asset, fee.day] += fee.paid
+        owed[fee.symbol, fee.asset, fee.side, fee.day] += fee.paid
     made = {(fill.exchange_order_id, fill.fill_id): fill for fill in fills}
-    for (symbol, asset, day), total in owed.items():
-        buys = [f for f in fills if (f.symbol, f.filled_at.date(), f.side) == (symbol, day, Side.BUY)]
-        for fill, share in zip(buys, _shared(total, [fill.qty for fill in buys]), strict=False):
+    for (symbol, asset, side, day), total in owed.items():
+        paying = [f for f in fills if (f.symbol, f.filled_at.date(), f.side) == (symbol, day, side)]
+        for fill, share in zip(paying, _shared(total, [fill.qty for fill in paying]), strict=False):
             made[fill.exchange_order_id, fill.fill_id] = replace(fill, fee=share, fee_currency=asset)
     return tuple(made.values())
 
