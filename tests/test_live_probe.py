@@ -82,7 +82,7 @@ def test_the_doctor_probes_first_and_then_reads_the_evidence(incident: Incident)
 
 
 def test_a_venue_in_maintenance_is_said_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("recon.venues.live.client.ATTEMPTS", 2)
+    monkeypatch.setattr("recon.venues.live.guard.ATTEMPTS", 2)
     with VenueServer(STORY, faults=FaultPlan(each=(MAINTENANCE,), probability=1, forever=True)) as server:
         checks = list(probe(access("kraken", server)))
     assert [(check.name, check.ok) for check in checks] == [("exchange_markets", False)]

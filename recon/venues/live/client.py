@@ -7,20 +7,18 @@ Invariants 10 and 12: an answer that is not understood is a failure, and no fail
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
-from datetime import UTC, datetime
-from email.utils import parsedate_to_datetime
 from typing import Any
 from urllib.parse import urlsplit, urlunsplit
 
 import ccxt
-from tenacity import RetryCallState, Retrying, retry_if_exception_type, stop_after_attempt, wait_exponential_jitter
+from tenacity import Retrying, retry_if_exception_type, stop_after_attempt
 
 from recon.errors import Refused, UsageError
+from recon.venues.live import guard
+from recon.venues.live.guard import Garbled, Guarded, understood
 
 READS = frozenset(
     {
@@ -29,32 +27,6 @@ READS = frozenset(
     }
 )  # fmt: skip
 """Every call of ccxt that recon makes."""
-
-POST_READS: Mapping[str, re.Pattern[str]] = {
-    "kraken": re.compile(
-        r".*/0/private/(TradesHistory|Ledgers|QueryOrders|OpenOrders|OpenPositions|BalanceEx|GetApiKeyInfo)"
-    ),
-    "hyperliquid": re.compile(r".*/info"),
-}
-"""Paths that a venue reads by POST, behind whatever the base address puts before them; elsewhere a read is a GET."""
-
-ATTEMPTS = 6
-"""How often a question is asked before its failure is final."""
-
-LONGEST_WAIT = 60
-"""Seconds: a venue that asks for more patience than this is named, not waited for."""
-
-SECOND = 1.0
-"""How long a second of waiting takes; tests make it shorter."""
-
-_PATIENCE = wait_exponential_jitter(multiplier=0.5, max=10, jitter=0.5)
-
-REPEATS = 2
-"""How often an answer equal to the one before, to another question, is asked for again before it is believed."""
-
-
-class Garbled(ccxt.BadResponse):  # type: ignore[misc]
-    """The venue's answer is not what its documentation promises; asking again may help."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +41,10 @@ class Access:
     base_url: str | None = None
     market: str | None = None
     paced: bool = True
+
+
+class Denied(Refused):
+    """The venue does not accept the keys, or not for this question; asking it more questions is of no use."""
 
 
 class ReadOnlyVenue:
@@ -145,34 +121,17 @@ class ReadOnlyVenue:
 
     def _asked(self, what: str, ask: Any) -> Any:
         again = Retrying(
-            stop=lambda state: stop_after_attempt(ATTEMPTS)(state) or self._patience_asked() > LONGEST_WAIT,
-            wait=lambda state: SECOND * max(_PATIENCE(state), self._patience_asked()),
-            retry=retry_if_exception_type(ccxt.OperationFailed),
-            before_sleep=self._set_clock,
+            stop=stop_after_attempt(guard.ATTEMPTS),
+            retry=retry_if_exception_type(Garbled),
+            wait=guard.wait,
             reraise=True,
         )
         try:
-            answer = again(_understood, ask)
+            answer = again(understood, ask)
         except ccxt.BaseError as error:
             raise self._named(what, error) from None
         self.on_answer()
         return answer
-
-    def _patience_asked(self) -> float:
-        """Seconds that the last answer asks to wait, by number or by date; 0 when it does not."""
-        asked = str((self._client.last_response_headers or {}).get("Retry-After", "")).strip()
-        if asked.isdecimal():
-            return float(asked)
-        try:
-            return max(0.0, (parsedate_to_datetime(asked) - datetime.now(UTC)).total_seconds())
-        except (TypeError, ValueError):
-            return 0.0
-
-    def _set_clock(self, state: RetryCallState) -> None:
-        """Read the venue's clock again when it refused a time: the first reading may have been the wrong one."""
-        if state.outcome and isinstance(state.outcome.exception(), ccxt.InvalidNonce) and self.can("fetchTime"):
-            with suppress(ccxt.BaseError):
-                _understood(self._client.load_time_difference)
 
     def _named(self, what: str, error: ccxt.BaseError) -> Refused:
         said = re.sub(r"(GET|POST) \S+", "", str(error).removeprefix(self.name)).strip()
@@ -180,11 +139,12 @@ class ReadOnlyVenue:
             said = said.replace(secret, "***")
         about_keys = isinstance(error, ccxt.AuthenticationError) or re.search("key|signature|permission", said, re.I)
         remedy = "run again when the venue answers"
-        if self._patience_asked() > LONGEST_WAIT:
-            remedy = f"it asks to be left alone for {self._patience_asked():.0f} s, so run again after that"
+        if (asked := self._client.patience_asked()) > guard.LONGEST_WAIT:
+            remedy = f"it asks to be left alone for {asked:.0f} s, so run again after that"
         elif about_keys:
             remedy = "check RECON_EXCHANGE_API_KEY and RECON_EXCHANGE_SECRET, and what they are allowed to read"
-        return Refused(
+        kind = Denied if isinstance(error, ccxt.AuthenticationError) else Refused
+        return kind(
             "evidence_unreadable",
             f"{self.name} did not answer {what} in full: {type(error).__name__} ({said[:200] or 'no more was said'}); "
             f"{remedy}.",
@@ -195,7 +155,7 @@ def connect(access: Access) -> ReadOnlyVenue:
     """The venue of the name, not asked anything yet. Raises `UsageError` (exchange_unknown)."""
     if access.name not in ccxt.exchanges:
         raise UsageError("exchange_unknown", f"ccxt knows no venue {access.name!r}. Correct RECON_EXCHANGE.")
-    kind = type(access.name, (_Guarded, getattr(ccxt, access.name)), {})
+    kind = type(access.name, (Guarded, getattr(ccxt, access.name)), {})
     client = kind({"number": str, "timeout": 20_000, "enableRateLimit": access.paced, "enableLastJsonResponse": True})
     market = access.market or client.options.get("defaultType") or "spot"
     client.options["defaultType"] = market
@@ -222,62 +182,3 @@ def _moved(address: Any, base: str) -> Any:
     there, here = urlsplit(base), urlsplit(address)
     path = there.path.rstrip("/") + here.path
     return urlunsplit((there.scheme, there.netloc, path, here.query, ""))
-
-
-def _understood(ask: Any) -> Any:
-    """The answer; whatever ccxt trips over inside an answer is `Garbled`."""
-    try:
-        return ask()
-    except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError) as error:
-        raise Garbled(f"an answer without the promised content ({type(error).__name__})") from error
-
-
-class _Guarded:
-    """Goes before ccxt's own class: what may be sent, and what counts as an answer."""
-
-    answers = 0
-
-    def fetch(self, url: str, method: str = "GET", headers: Any = None, body: Any = None) -> Any:
-        """One request. One that is no read is refused before it is sent; a body that is no JSON is `Garbled`."""
-        path = urlsplit(url).path
-        posts = POST_READS.get(self.id)  # type: ignore[attr-defined]
-        if method != "GET" and not (method == "POST" and posts and posts.fullmatch(path)):
-            raise ccxt.NotSupported(f"{method} {path} is not a read, and recon only reads")
-        answer = super().fetch(url, method, headers, body)  # type: ignore[misc]
-        self.answers += 1
-        if not isinstance(answer, dict | list):
-            raise Garbled("an answer that is no JSON")
-        return answer
-
-    def fetch2(
-        self, path: str, api: Any = "public", method: str = "GET", params: Any = None, config: Any = None
-    ) -> Any:
-        """One question, asked again when it got the answer to the last one on its path, as from a cache in between."""
-        question = (method, repr(params))
-        before = self.__dict__.setdefault("_last", {}).get(path, (question, None))
-        for _ in range(1 + REPEATS):
-            answer = super().fetch2(path, api, method, params or {}, config or {})  # type: ignore[misc]
-            said: str | None = self.last_http_response  # type: ignore[attr-defined]
-            if question == before[0] or said != before[1]:
-                break
-        self.__dict__["_last"][path] = (question, said)
-        return answer
-
-    @staticmethod
-    def on_json_response(body: str) -> Any:
-        """JSON without floats: ccxt would read 0.1 as a binary fraction."""
-        return json.loads(body, parse_float=str)
-
-    # A page is taken whole: ccxt drops rows of other symbols and times, and then the page looks like the last.
-
-    def parse_trades(self, trades: Any, market: Any = None, *_: Any, **__: Any) -> list[Any]:
-        """Every fill of the page."""
-        return [self.parse_trade(trade, market) for trade in self.to_array(trades)]  # type: ignore[attr-defined]
-
-    def parse_orders(self, orders: Any, market: Any = None, *_: Any, **__: Any) -> list[Any]:
-        """Every order of the page."""
-        return [self.parse_order(order, market) for order in self.to_array(orders)]  # type: ignore[attr-defined]
-
-    def parse_ledger(self, data: Any, currency: Any = None, *_: Any, **__: Any) -> list[Any]:
-        """Every entry of the page."""
-        return [self.parse_ledger_entry(entry, currency) for entry in self.to_array(data)]  # type: ignore[attr-defined]

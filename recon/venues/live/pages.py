@@ -17,6 +17,7 @@ from typing import Any
 
 from recon.domain import Gap, Page, Window
 from recon.errors import Refused
+from recon.venues.live.client import Denied
 
 Trade = Mapping[str, Any]
 """A fill as ccxt gives it: `id`, `order`, `timestamp` in milliseconds, `info` with the venue's own fields."""
@@ -93,7 +94,10 @@ class Read:
 
 
 def read_all(ask: Ask, style: Style, span: Window, symbol: str | None, clock: Callable[[], datetime]) -> Read:
-    """All fills of `span`, both ends included, on `symbol` (as ccxt spells it; None is every symbol)."""
+    """All fills of `span`, both ends included, on `symbol` (as ccxt spells it; None is every symbol).
+
+    Raises `Denied` where the keys are not accepted; any other page that cannot be read is a gap.
+    """
     found: dict[tuple[str, str, str], Trade] = {}
     pages: list[Page] = []
     gaps: list[Gap] = []
@@ -101,6 +105,8 @@ def read_all(ask: Ask, style: Style, span: Window, symbol: str | None, clock: Ca
         try:
             for page in _pages(ask, style, piece, symbol, pages, clock):
                 found.update({_key(trade): trade for trade in page})
+        except Denied:
+            raise
         except Refused as refusal:
             gaps.append(Gap(symbol, piece.start, piece.end, refusal.message))
     inside = [trade for trade in found.values() if span.start - EDGE <= instant(trade) <= span.end + EDGE]
