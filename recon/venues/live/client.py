@@ -50,7 +50,8 @@ class Denied(Refused):
 class ReadOnlyVenue:
     """An account at a venue, through which nothing can be changed.
 
-    `market` is spot, swap, future or margin; `answers` counts what the venue was asked. The loaded markets are those
+    `market` is spot, swap, future or margin; `time_difference` is how many milliseconds this machine's clock is ahead
+    of the venue's, once `load` has asked; `answers` counts what the venue was asked. The loaded markets are those
     of that kind alone.
     """
 
@@ -60,6 +61,7 @@ class ReadOnlyVenue:
         self._secrets = secrets
         self.market = market
         self.markets: dict[str, dict[str, Any]] = {}
+        self.time_difference = 0
         self.on_answer: Callable[[], object] = lambda: None
 
     @property
@@ -76,11 +78,6 @@ class ReadOnlyVenue:
     def last_answer(self) -> Any:
         """The venue's own last answer, before ccxt made anything of it."""
         return self._client.last_json_response
-
-    @property
-    def time_difference(self) -> int:
-        """How many milliseconds this machine's clock is ahead of the venue's, once `load` has asked."""
-        return int(self._client.options.get("timeDifference") or 0)
 
     def can(self, method: str) -> bool:
         """Whether ccxt says that the venue offers the call, such as `fetchPositions`; an emulated one counts not."""
@@ -103,7 +100,9 @@ class ReadOnlyVenue:
     def load(self) -> None:
         """Read the venue's clock, so that ours may differ, and its markets. Raises `Refused` (evidence_unreadable)."""
         if self.can("fetchTime"):
-            self.read("load_time_difference")
+            self.time_difference = int(self.read("load_time_difference"))
+            if self.name in guard.GROWING_NONCES:
+                self._client.options["timeDifference"] = 0
         kinds = {"margin": "spot"}.get(self.market, self.market)
         every = self.read("load_markets")
         self.markets = {name: market for name, market in every.items() if market.get(kinds)}

@@ -26,6 +26,9 @@ POST_READS: Mapping[str, re.Pattern[str]] = {
 }
 """Paths that a venue reads by POST, behind whatever the base address puts before them; elsewhere a read is a GET."""
 
+GROWING_NONCES = frozenset({"kraken"})
+"""Venues that want each nonce larger than the last, whatever the time: their clock, in seconds, would set it back."""
+
 ATTEMPTS = 6
 """How often a question is asked before its failure is final."""
 
@@ -111,7 +114,7 @@ class Guarded:
     def _set_clock(self, state: RetryCallState) -> None:
         """Read the venue's clock again when it refused a time: the first reading may have been the wrong one."""
         refused = state.outcome is not None and isinstance(state.outcome.exception(), ccxt.InvalidNonce)
-        if refused and self.has.get("fetchTime"):  # type: ignore[attr-defined]
+        if refused and self.has.get("fetchTime") and self.id not in GROWING_NONCES:  # type: ignore[attr-defined]
             with suppress(ccxt.BaseError):
                 understood(self.load_time_difference)  # type: ignore[attr-defined]
 
