@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from datetime import datetime, timedelta
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from recon.domain import NOTHING_SPECIAL, Snapshot, Wanted, Window
 
@@ -37,3 +38,10 @@ class Exchange(Protocol):
         aside. Raises `Refused` (evidence_unreadable) when the answer cannot be read in full.
         """
         ...
+
+
+@runtime_checkable
+class Paged(Protocol):
+    """A source that reads page by page, and calls `on_page` after each."""
+
+    on_page: Callable[[], object]
