@@ -85,7 +85,14 @@ class Workspace:
         lookback = timedelta(hours=self.settings.recon_exit_backfill_lookback_hours)
         snapshot = self.exchange.fetch(profile_id, now=now, lookback=lookback, window=window, wanted=wanted)
         if kept := passed_by_runner().get("evidence"):
-            write_statement(Path(kept), snapshot, profile_id)
+            try:
+                write_statement(Path(kept), snapshot, profile_id)
+            except OSError as error:
+                raise ReconError(
+                    "reports_unwritable",
+                    f"The evidence cannot be kept beside the report ({error.strerror}), and is not used without. Make "
+                    "room there, or name another folder in RECON_REPORTS_DIR.",
+                ) from None
         return snapshot
 
     def pause(self, profile_id: str, *, attempts: int = 3) -> PauseAnswer:
