@@ -58,7 +58,11 @@ class _Reader:
         found += self._dust() if self.known.dust and self.venue.market == "spot" else ()
         fills = [self._fill(trade, orders) for trade in _distinct(found) if self._is_readable(trade)]
         fills.sort(key=lambda fill: (fill.filled_at, fill.exchange_order_id, fill.fill_id))
-        self.made.fills = self._with_fees(fills)
+        bases = self.markets.by_symbol
+        self.made.fills = tuple(
+            trades.with_tables_base(fill, bases[fill.symbol]) if fill.symbol in bases else fill
+            for fill in self._with_fees(fills)
+        )
         return self.made
 
     def _symbols(self) -> list[str | None]:
@@ -102,7 +106,8 @@ class _Reader:
     def _dust(self) -> Sequence[Trade]:
         """Binance tells small balances that it turned into BNB apart from the fills."""
         found: Sequence[Trade] = self.venue.read("fetch_my_dust_trades", None, _ms(self.span.start))
-        return [trade for trade in found if self.span.holds(pages.instant(trade))]
+        inside = [trade for trade in found if self.span.holds(pages.instant(trade))]
+        return [{**trade, "id": trade.get("id") or f"{trade['order']}-{trade['symbol']}"} for trade in inside]
 
     def _is_readable(self, trade: Trade) -> bool:
         """Whether the fill's unit is known; a symbol on which it is not has a doubt of its own."""

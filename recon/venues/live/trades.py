@@ -71,7 +71,7 @@ def to_fill(trade: Trade, market: Market, symbol: str, client_order_id: str | No
     """The fill, on `symbol` as the table spells it. Raises `Refused` (evidence_unreadable) for a missing field."""
     try:
         side, qty, price = Side(trade["side"]), Decimal(trade["amount"]), Decimal(trade["price"])
-        at, fill_id = finest_instant(trade), str(trade["id"])
+        at, fill_id = finest_instant(trade), _given(trade["id"])
     except (KeyError, TypeError, ValueError, ArithmeticError) as error:
         raise Refused(
             "evidence_unreadable",
@@ -79,8 +79,6 @@ def to_fill(trade: Trade, market: Market, symbol: str, client_order_id: str | No
             "cannot be used.",
         ) from None
     fee, currency = _fee(trade, market)
-    if currency == market["base"] and any(mark in symbol for mark in "/-"):
-        currency = base_asset(symbol)
     return Fill(
         fill_id=fill_id,
         exchange_order_id=str(trade.get("order") or f"{kind(trade) or 'fill'}-{fill_id}"),
@@ -93,6 +91,19 @@ def to_fill(trade: Trade, market: Market, symbol: str, client_order_id: str | No
         fee_currency=currency,
         filled_at=at,
     )
+
+
+def _given(value: object) -> str:
+    if value is None:
+        raise ValueError("nothing was given")
+    return str(value)
+
+
+def with_tables_base(fill: Fill, market: Market) -> Fill:
+    """The fill with a fee in the base asset named as the table names it: XBT on XBT/USD, where the venue says BTC."""
+    if fill.fee_currency != market["base"] or not any(mark in fill.symbol for mark in "/-"):
+        return fill
+    return replace(fill, fee_currency=base_asset(fill.symbol))
 
 
 def finest_instant(trade: Trade) -> datetime:
