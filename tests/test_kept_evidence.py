@@ -18,12 +18,16 @@ from venue.scenario import balance, leg, order, scenario, trade
 from venue.server import KEYS, VenueServer
 
 from recon.demo import DEMO_PROFILE
-from recon.domain import Stage
+from recon.domain import Stage, Wanted
 from recon.errors import ReconError
 from recon.reporting.folder import read_manifest
 from recon.reporting.runner import Outcome, run_stage
 from recon.reporting.verify import verify_folder
 from recon.settings import Settings
+from recon.venues.archive import write_statement
+from recon.venues.live.client import Access
+from recon.venues.live.source import CcxtExchange
+from recon.venues.statement import StatementExchange
 from recon.workspace import RUN_VARIABLE
 
 FILES = ["fills.csv", "open_orders.csv", "positions.csv", "statement.json"]
@@ -280,6 +284,22 @@ def test_a_repair_keeps_the_evidence_of_each_stage_and_its_plan_can_be_made_from
     coreutils(folder)
     assert console.inside("verify", str(folder)).status == 0
     assert assert_no_secret_in(folder) == 5 * 3 + 3 + 4 * 4
+
+
+def test_a_venue_whose_clock_runs_ahead_is_kept_with_its_window(tmp_path) -> None:
+    """The lookback counts from the latest fill, live and in the statement: or the first minutes would come apart."""
+    now = datetime.now(UTC).replace(microsecond=0)
+    minutes = (-59, -30, 2)
+    rows = [trade(f"a{n}", "BTC/USD", "sell", 1, 110, now + timedelta(minutes=n)) for n in minutes]
+    wanted = Wanted(("BTC/USD",), now - timedelta(hours=9))
+    with VenueServer(scenario(now, *rows)) as server:
+        access = Access("alpaca", KEYS.api_key, KEYS.secret, base_url=server.url, paced=False)
+        live = CcxtExchange(access).fetch("main", now=now, lookback=timedelta(hours=1), wanted=wanted)
+    write_statement(tmp_path, live, "main")
+    kept = StatementExchange(str(tmp_path)).fetch("main", now=now, lookback=timedelta(hours=1))
+    assert kept.window == live.window
+    assert kept.fills == live.fills
+    assert [fill.filled_at for fill in live.fills] == [now + timedelta(minutes=n) for n in minutes[1:]]
 
 
 def test_a_plan_made_live_can_be_made_from_its_evidence_without_the_venue(place, tmp_path) -> None:

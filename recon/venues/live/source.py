@@ -55,7 +55,7 @@ class CcxtExchange:
         markets = Markets(venue, wanted.symbols)
         span = window or _span(now, lookback, wanted)
         read = read_fills(venue, markets, span, now)
-        window = window or Window(span.start, rows.latest(read.fills, now))
+        window = window or _settled(span, rows.latest(read.fills, now), lookback)
         inside, left_out = rows.within(window, read.fills)
         legs, doubts, notes = _legs(venue, markets)
         return Snapshot(
@@ -78,6 +78,11 @@ def _span(now: datetime, lookback: timedelta, wanted: Wanted) -> Window:
     if wanted.begin is not None:
         start = max(start, min(wanted.begin, now))
     return Window(start, now + FUTURE_TOLERANCE)
+
+
+def _settled(span: Window, end: datetime, lookback: timedelta) -> Window:
+    """The window that the span and its last fill make: the lookback counts from `end`, as for a statement."""
+    return Window(max(span.start, rows.window_start(end, lookback)), end)
 
 
 def _canonical(gap: Gap) -> Gap:
