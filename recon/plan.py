@@ -191,6 +191,7 @@ def _cases(
         takes[take.row.symbol, take.row.trade_id or ""].append(take)
     existing = {row.order_id: row for row in facts.rows if row.is_backfill}
     known = market(facts.snapshot)
+    since = _since(facts, still_open)
     cases = [
         Case(
             facts.profile_id,
@@ -202,6 +203,7 @@ def _cases(
             known,
             facts.columns,
             rules,
+            since[canonical_symbol(lifecycle.symbol)],
             batch_reasons=batch_reasons,
         )
         for lifecycle in sorted(still_open, key=lambda one: (one.symbol.encode(), one.trade_id.encode()))
@@ -210,6 +212,20 @@ def _cases(
     for case in cases:
         case.colliding = colliding
     return cases
+
+
+def _since(facts: Facts, still_open: Sequence[Lifecycle]) -> dict[str, datetime]:
+    """By symbol, from when on missing fills change what its trades get: also what a closed trade's row holds counts."""
+    window = facts.snapshot.window if facts.snapshot else None
+    known = [(lifecycle.symbol, lifecycle.begin) for lifecycle in still_open]
+    known += [
+        (row.symbol, row.filled_at) for row in facts.rows if row.is_filled and window and window.holds(row.filled_at)
+    ]
+    first: dict[str, datetime] = {}
+    for symbol, at in known:
+        name = canonical_symbol(symbol)
+        first[name] = min(at, first.get(name, at))
+    return first
 
 
 def _colliding(cases: Iterable[Case]) -> frozenset[str]:
