@@ -243,9 +243,10 @@ class Kraken:
 
     def _ledgers(self, params: Params) -> Row:
         wanted = {name for name in params.get("asset", "all").split(",") if name != "all"}
-        every = self._by_booking.rows if params.get("type", "all") in ("all", "trade") else []
-        rows = [row for row in every if not wanted or {row.asset, asset_id(row.asset), altname(row.asset)} & wanted]
-        timeline = Timeline(rows, lambda row: row.time, lambda row: row.id, by_id=False)
+        timeline, told = self._by_booking, params.get("type", "all") in ("all", "trade")
+        if wanted or not told:
+            rows = [r for r in timeline.rows if told and {r.asset, asset_id(r.asset), altname(r.asset)} & wanted]
+            timeline = Timeline(rows, lambda row: row.time, lambda row: row.id, by_id=False)
         return self._paged("ledger", timeline, lambda row: (row.id, row.row()), params)
 
     def _key_info(self, params: Params) -> Row:

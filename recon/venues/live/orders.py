@@ -20,7 +20,7 @@ from recon.venues.live.client import ReadOnlyVenue
 from recon.venues.live.pages import Cursor, Style, Trade, read_all
 
 Order = Mapping[str, Any]
-"""An order as ccxt gives it: `id`, `clientOrderId`, `info` with the venue's own fields."""
+"""An order as ccxt gives it: `id`, `clientOrderId`, `timestamp`, and of the venue's own fields `info["replaces"]`."""
 
 PAGE = 500
 """Orders of one page, where a venue has pages of them."""
@@ -81,7 +81,7 @@ def _by_time(venue: ReadOnlyVenue, span: Window) -> dict[str, Order]:
         page: Sequence[Order] = venue.read("fetch_orders", None, since, PAGE, params={"until": until})
         return page
 
-    read = read_all(ask, Style(limit=PAGE), span, None, lambda: datetime.now(UTC))
+    read = read_all(ask, Style(limit=PAGE), span, None, lambda: datetime.now(UTC), _kept)
     return {str(order["id"]): order for order in read.trades}
 
 
@@ -92,7 +92,7 @@ def _ancestors(wanted: set[str], found: dict[str, Order], ask: Callable[[str], O
     while left:
         order = left.pop()
         if order not in found:
-            found[order] = ask(order)
+            found[order] = _kept(ask(order))
         before = found[order]["info"].get("replaces")
         if before and order not in replaced:
             replaced[order] = str(before)
@@ -101,14 +101,14 @@ def _ancestors(wanted: set[str], found: dict[str, Order], ask: Callable[[str], O
 
 
 def _from_id(venue: ReadOnlyVenue, symbol: str, wanted: set[str]) -> Iterable[tuple[str, Order]]:
-    """Every order of the symbol from the first wanted one to the last, page by page."""
+    """The wanted orders of the symbol, from all between the first and the last of them, page by page."""
     first, last = min(map(int, wanted)), max(map(int, wanted))
     while first <= last:
         page = venue.read("fetch_orders", symbol, None, PAGE, params={"orderId": first})
         ids = [int(order["id"]) for order in page]
         if ids and min(ids) < first:
             raise Refused("evidence_unreadable", f"{venue.name} does not get past order {first} of {symbol}.")
-        yield from ((str(order["id"]), order) for order in page)
+        yield from ((str(order["id"]), _kept(order)) for order in page if str(order["id"]) in wanted)
         first = max(ids, default=last) + 1
 
 
@@ -119,5 +119,11 @@ def _by_ids(venue: ReadOnlyVenue, wanted: set[str]) -> dict[str, Order]:
         answered = {str(order["id"]): order for order in venue.read("fetch_orders_by_ids", some)}
         if answered.keys() - set(some):
             raise Refused("evidence_unreadable", f"{venue.name} answers with other orders than it was asked for.")
-        found |= answered
+        found |= {key: _kept(order) for key, order in answered.items()}
     return found
+
+
+def _kept(order: Order) -> Order:
+    """The order without what nobody looks at."""
+    kept = {name: order.get(name) for name in ("id", "order", "timestamp", "clientOrderId")}
+    return {**kept, "info": {"replaces": order["info"].get("replaces")}}

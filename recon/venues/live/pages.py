@@ -93,9 +93,17 @@ class Read:
     gaps: tuple[Gap, ...]
 
 
-def read_all(ask: Ask, style: Style, span: Window, symbol: str | None, clock: Callable[[], datetime]) -> Read:
+def read_all(
+    ask: Ask,
+    style: Style,
+    span: Window,
+    symbol: str | None,
+    clock: Callable[[], datetime],
+    keep: Callable[[Trade], Trade] = lambda trade: trade,
+) -> Read:
     """All fills of `span`, both ends included, on `symbol` (as ccxt spells it; None is every symbol).
 
+    `keep` says what of each is kept; `order`, `id` and `timestamp` must be, and memory is what the rest takes.
     Raises `Denied` where the keys are not accepted; any other page that cannot be read is a gap.
     """
     found: dict[tuple[str, str, str], Trade] = {}
@@ -104,7 +112,7 @@ def read_all(ask: Ask, style: Style, span: Window, symbol: str | None, clock: Ca
     for piece in _pieces(span, style.piece):
         try:
             for page in _pages(ask, style, piece, symbol, pages, clock):
-                found.update({_key(trade): trade for trade in page})
+                found.update({_key(trade): keep(trade) for trade in page})
         except Denied:
             raise
         except Refused as refusal:

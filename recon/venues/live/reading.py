@@ -88,7 +88,7 @@ class _Reader:
             page: Sequence[Trade] = self.venue.read(method, symbol, since, this.limit, params=params)
             return page
 
-        return read_all(ask, this, self.span, symbol, lambda: datetime.now(UTC))
+        return read_all(ask, this, self.span, symbol, lambda: datetime.now(UTC), trades.kept)
 
     def _orders(self, found: Sequence[Trade]) -> OrdersRead:
         """Client order ids and replacements, where fills name neither."""
@@ -113,7 +113,8 @@ class _Reader:
         """Whether the fill's unit is known; a symbol on which it is not has a doubt of its own."""
         market = self.venue.markets.get(trade["symbol"])
         if market is None:
-            self.made.notes.append(f"A fill names {trade['symbol']!r}, which {self.venue.name} does not list as such.")
+            note = f"Fills name {trade['symbol']!r}, which {self.venue.name} does not list as such."
+            self.made.notes += [note] if note not in self.made.notes else []
         return market is not None and trades.unit_problem(market) is None
 
     def _fill(self, trade: Trade, orders: OrdersRead) -> Fill:
