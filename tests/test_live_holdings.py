@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import types
 from decimal import Decimal
 from typing import Any
 
@@ -18,6 +19,8 @@ from venue.spelling import NAMES, Name
 from recon.domain import Position, Reason, Snapshot
 from recon.plan import Facts
 from recon.venues.live import guard
+from recon.venues.live.holdings import read_legs
+from recon.venues.live.styles import KNOWN
 
 each_dialect = pytest.mark.parametrize("name", NAMES)
 SPOT: tuple[Name, ...] = ("alpaca", "binance_spot", "kraken")
@@ -214,3 +217,25 @@ def test_an_open_order_of_another_symbol_is_seen_and_stands_in_nobodys_way(name:
     snapshot = seen(name, (btc,), market, order("o", eth, "sell", 1, 100, after(0)))
     assert [one.symbol for one in snapshot.open_orders or ()] == [eth]
     assert reasons(snapshot, btc) == set()
+
+
+def test_bybit_is_asked_for_the_legs_of_each_market() -> None:
+    """Asked for all at once it tells those that settle in USDT alone, and a leg in USDC would seem flat."""
+    markets: Any = types.SimpleNamespace(
+        by_symbol={s: {"symbol": s} for s in ("BTC/USDT:USDT", "BTC/USDC:USDC")},
+        unknown=(), of_id=lambda name: {"BTCPERP": "BTC/USDC:USDC"}.get(name, "BTC/USDT:USDT"),
+    )  # fmt: skip
+    told = {
+        "BTC/USDC:USDC": [{"symbol": "BTCPERP", "size": "0.5", "side": "Sell"}],
+        "BTC/USDT:USDT": [{"symbol": "BTCUSDT", "size": "0", "side": ""}],
+    }
+    venue: Any = types.SimpleNamespace(market="swap", name="bybit", can=lambda _: True, markets={}, last_answer=None)
+
+    def read(method: str, symbols: list[str]) -> list[Any]:
+        assert method == "fetch_positions"
+        venue.last_answer = {"result": {"list": told[symbols[0]]}}
+        return []
+
+    venue.read = read
+    held = read_legs(venue, KNOWN["bybit"], markets)
+    assert held.legs == (Position("BTC/USDC:USDC", Decimal("-0.5")),)

@@ -6,14 +6,18 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import sqlalchemy as sa
 from builders import PROFILE, said
-from venue.incident import NOW, after, fetch, market_of, plan_of, read_statement, story, table
+from venue.incident import LOOKBACK, NOW, after, fetch, market_of, plan_of, read_statement, story, table
 from venue.model import Scenario
 from venue.scenario import order, scenario, trade, write_statement
 from venue.server import VenueServer
 from venue.spelling import NAMES, Name, spelled
 
-from recon.venues import archive
+from recon.criteria import Rules
+from recon.plan import Facts, Scope, build_plan
+from recon.venues import TableExchange, archive
+from recon.venues.rows import FILL_COLUMNS, POSITION_COLUMNS
 
 each_dialect = pytest.mark.parametrize("name", NAMES)
 
@@ -122,3 +126,27 @@ def test_a_chain_of_replaced_orders_links_its_fills_to_the_row_that_knows_the_fi
     archive.write_statement(tmp_path / "kept", live, PROFILE)
     kept = read_statement(tmp_path / "kept")
     assert plan_of((*rows, exit_row), kept).digest == plan.digest
+
+
+@each_dialect
+def test_the_plan_is_that_of_the_same_fills_in_a_table(name: Name, database_url: str) -> None:
+    """A fills table and a positions table of the backend; open orders have none, so the symbol that has one is left."""
+    lived, scope = story(name), Scope(symbols=(market_of(name, "BTC"), market_of(name, "ETH")))
+    with VenueServer(lived, clock="scenario") as server:
+        live, rows = fetch(server, name), table(name, server.told(name), lived)
+    engine = sa.create_engine(database_url, poolclass=sa.NullPool)
+    kinds = {"qty": "numeric", "price": "numeric", "fee": "numeric", "filled_at": "timestamptz"}
+    with engine.begin() as connection:
+        for title, entries, columns in (
+            ("fills", live.fills, FILL_COLUMNS), ("positions", live.positions or (), POSITION_COLUMNS),
+        ):  # fmt: skip
+            made = ", ".join(f"{column} {kinds.get(column, 'text')}" for column in columns)
+            connection.execute(sa.text(f"CREATE TABLE {title} (profile_id text, {made})"))
+            places = ", ".join(f":{column}" for column in columns)
+            for entry in entries:
+                cells = {column: getattr(entry, column) for column in columns}
+                connection.execute(sa.text(f"INSERT INTO {title} VALUES ('{PROFILE}', {places})"), cells)
+    kept = TableExchange(engine, "fills", "positions").fetch(PROFILE, now=NOW, lookback=LOOKBACK)
+    plans = [build_plan(Facts(PROFILE, rows, snapshot), Rules(), scope) for snapshot in (live, kept)]
+    assert plans[0].digest == plans[1].digest
+    assert len(plans[0].rows_to_write) == 5

@@ -51,16 +51,19 @@ def _unlisted(venue: ReadOnlyVenue, markets: Markets) -> tuple[Doubt, ...]:
 
 def _contracts(venue: ReadOnlyVenue, known: Known, markets: Markets) -> Iterator[Position]:
     """Legs as the raw answer has them, else as ccxt parsed them; ccxt leaves out those without an entry price."""
-    parsed = venue.read("fetch_positions")
-    raw = [] if known.legs is None else list(_raw_legs(venue.last_answer, *known.legs))
-    for identifier, qty in raw:
-        symbol = markets.of_id(identifier)
-        if qty:
-            yield Position(symbol, qty * _size(venue, identifier))
-    for leg in () if raw else parsed:
-        size = Decimal(str(leg.get("contracts") or 0)) * Decimal(str(leg.get("contractSize") or 1))
-        if size:
-            yield Position(markets.spelled(leg["symbol"]), -size if leg.get("side") == "short" else size)
+    asked: Sequence[str | None] = [None]
+    if known.legs_by_symbol:
+        asked = sorted({market["symbol"] for market in markets.by_symbol.values()})
+    for symbol in asked:
+        parsed = venue.read("fetch_positions", symbol and [symbol])
+        raw = [] if known.legs is None else list(_raw_legs(venue.last_answer, *known.legs))
+        for identifier, qty in raw:
+            if qty:
+                yield Position(markets.of_id(identifier), qty * _size(venue, identifier))
+        for leg in () if raw else parsed:
+            size = Decimal(str(leg.get("contracts") or 0)) * Decimal(str(leg.get("contractSize") or 1))
+            if size:
+                yield Position(markets.spelled(leg["symbol"]), -size if leg.get("side") == "short" else size)
 
 
 def _size(venue: ReadOnlyVenue, identifier: str) -> Decimal:

@@ -78,6 +78,9 @@ class _Reader:
         read = self._all("fetch_my_trades", this, symbol)
         self.made.pages += read.pages
         self.made.gaps += [replace(gap, symbol=symbol and self.markets.spelled(symbol)) for gap in read.gaps]
+        if self.known.most and len(read.trades) >= self.known.most:
+            first, why = min(map(pages.instant, read.trades)), f"it tells the latest {self.known.most} fills alone"
+            self.made.gaps.append(Gap(None, self.span.start, max(first, self.span.start), why))
         return read.trades
 
     def _all(self, method: str, this: Style, symbol: str | None) -> pages.Read:
