@@ -4,6 +4,7 @@
 #   make lab         JupyterLab on the notebooks
 #   make test        format, lint, types, tests, and the notebooks cell by cell against their saved outputs
 #   make lint        the first three of these
+#   make venues      hundreds of readings of a venue whose answers go wrong, and what 200,000 fills take; some minutes
 #   make notebooks   run the notebooks on the demo and save their outputs in place
 #   make lock        resolve the dependencies again and write requirements.lock
 #   make clean       delete the environment and the caches; reports stay
@@ -18,7 +19,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 PIP := $(PYTHON) -m pip --disable-pip-version-check --quiet
 
-.PHONY: demo lab test lint notebooks lock clean
+.PHONY: demo lab test lint venues notebooks lock clean
 .DELETE_ON_ERROR:
 
 demo: $(READY)
@@ -34,6 +35,9 @@ lint: $(READY)
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy recon
+
+venues: $(READY)
+	$(BIN)/python tests/venue/fault_runs.py
 
 notebooks: $(READY)
 	$(BIN)/jupyter nbconvert --to notebook --execute --inplace --ExecutePreprocessor.record_timing=False \

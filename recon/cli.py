@@ -23,6 +23,7 @@ from recon.database import transaction
 from recon.doctor import examine
 from recon.domain import Check, Stage
 from recon.errors import ReconError
+from recon.fetch import fetch_evidence
 from recon.identity import check_batch_id
 from recon.incident import commit_outcome, exact
 from recon.reporting.result import console_text, printable
@@ -108,6 +109,21 @@ def run_command(
         click.echo(f"recon: {printable(problem)}", err=True)
     _say(as_json, result, [console_text(result)])
     sys.exit(1 if outcome.problems else {"GO": 0, "DONE": 0, "FAILED": 1, "NO_GO": 3}[result["verdict"]])
+
+
+@cli.command("fetch")
+@click.option("--profile-id", required=True, metavar="P", help="Whose evidence.")
+@click.option("--out", "folder", required=True, metavar="DIR", type=click.Path(path_type=Path), help="A new folder.")
+@as_json
+def fetch_command(profile_id: str, folder: Path, as_json: bool) -> None:
+    """Write the exchange's evidence as a statement folder.
+
+    It is what a dry run would ask for; RECON_EXCHANGE=statement:DIR plans from it again.
+    """
+    work = open_workspace()
+    with exact():
+        fetched = fetch_evidence(work, profile_id, folder, progress=_progress())
+    _say(as_json, fetched.document(), [printable(line) for line in fetched.lines()])
 
 
 @cli.command("approve")

@@ -8,11 +8,24 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from datetime import datetime
 from decimal import ROUND_HALF_EVEN, Context, Decimal, localcontext
 from fractions import Fraction
 
 from recon.allocation import Allocation
-from recon.domain import CANCELED, REMAINDER_REASONS, Decision, Item, OpenOrder, OrderRow, Position, Reason, Window
+from recon.domain import (
+    CANCELED,
+    REMAINDER_REASONS,
+    Decision,
+    Doubt,
+    Gap,
+    Item,
+    OpenOrder,
+    OrderRow,
+    Position,
+    Reason,
+    Window,
+)
 from recon.evidence import ZERO, EvidenceUnit, Take, UnitKey
 from recon.identity import (
     BASE_FEE,
@@ -104,6 +117,8 @@ class Market:
     positions: Mapping[str, tuple[Position, ...]] | None
     open_orders: Mapping[str, tuple[OpenOrder, ...]]
     window: Window | None
+    gaps: tuple[Gap, ...] = ()
+    doubts: Mapping[str, tuple[Doubt, ...]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,16 +131,13 @@ class Judgement:
     reasons: tuple[Reason, ...]
     items: tuple[Item, ...]
     allocations: tuple[Allocation, ...] = ()
+    is_blocked: bool = False
+    """Whether a NO_GO concerns the whole trade, so that nothing of it is written."""
 
     @property
     def needs_acknowledgement(self) -> bool:
         """Whether a reviewer must name the trade before the batch can be approved."""
         return Reason.DUST_ONLY in self.reasons or any(item.decision is Decision.NO_GO for item in self.items)
-
-    @property
-    def is_blocked(self) -> bool:
-        """Whether a NO_GO concerns the whole trade, so that nothing of it is written."""
-        return any(item.decision is Decision.NO_GO and item.reason not in REMAINDER_REASONS for item in self.items)
 
 
 @dataclass(slots=True)
@@ -133,7 +145,8 @@ class Case:
     """Everything known about one open lifecycle, from which `judge` decides.
 
     `takes` are what the trade's own rows hold of `units`; `existing` are the profile's backfill rows by
-    order_id; `colliding` are order_ids that two different tuples would share.
+    order_id; `colliding` are order_ids that two different tuples would share. `since` is the first instant that bears
+    on the symbol's trades: the beginning of one, or a row of one inside the window.
     """
 
     profile_id: str
@@ -145,6 +158,7 @@ class Case:
     market: Market
     columns: Columns
     rules: Rules
+    since: datetime
     colliding: frozenset[str] = frozenset()
     batch_reasons: Mapping[Reason, str] = field(default_factory=dict)
 
@@ -157,6 +171,16 @@ class Case:
     def remainder(self) -> Decimal:
         """What they do not."""
         return self.lifecycle.open_qty - self.evidence
+
+    @property
+    def gaps(self) -> list[Gap]:
+        """The gaps in which fills may be missing that bear on the trade, be it as another trade's evidence."""
+        window, symbol = self.market.window, canonical_symbol(self.lifecycle.symbol)
+        return [
+            gap
+            for gap in self.market.gaps
+            if window is not None and gap.symbol in (None, symbol) and gap.touches(self.since, window.end)
+        ]
 
     @property
     def is_dust(self) -> bool:
@@ -173,7 +197,7 @@ def judge(case: Case) -> Judgement:
     """Every row that may be written for the trade and every reason against it; reads nothing, writes nothing."""
     rows = list(candidate_rows(case))
     against = [*_whole_trade(case), *_rows_in_the_way(case, rows), *_remainder(case)]
-    blocked = any(reason not in REMAINDER_REASONS for reason, _ in against)
+    blocked = bool(case.gaps) or any(reason not in REMAINDER_REASONS for reason, _ in against)
     released = [] if blocked else [_reinstated(case, row) for row in rows]
     items = (*released, *(_no_go(case, reason, detail) for reason, detail in against))
     dust_only = [row.reason for row in rows if row.reason is Reason.DUST_ONLY and not blocked]
@@ -185,6 +209,7 @@ def judge(case: Case) -> Judgement:
         reasons=tuple(reasons),
         items=items,
         allocations=tuple(case.allocations),
+        is_blocked=blocked,
     )
 
 
@@ -251,7 +276,7 @@ def _no_go(case: Case, reason: Reason, detail: str) -> Item:
         side=case.lifecycle.closing_side,
         decision=Decision.NO_GO,
         reason=reason,
-        qty=case.remainder if reason in REMAINDER_REASONS else case.lifecycle.open_qty,
+        qty=case.remainder if reason in REMAINDER_REASONS and not case.gaps else case.lifecycle.open_qty,
         detail=detail,
     )
 
@@ -268,7 +293,13 @@ def _whole_trade(case: Case) -> Iterable[tuple[Reason, str]]:
     if lifecycle.pending:
         rows = ", ".join(f"{row.order_id} is {row.status!r}" for row in lifecycle.pending)
         yield Reason.PENDING_LIFECYCLE_BLOCKER, f"settle these rows first: {rows}"
+    if case.gaps:
+        yield Reason.EVIDENCE_WINDOW_TOO_SHORT, "; ".join(map(_missing, case.gaps))
     yield from _exchange(case.market, canonical_symbol(lifecycle.symbol))
+
+
+def _missing(gap: Gap) -> str:
+    return f"fills may be missing from {canonical_time(gap.start)} to {canonical_time(gap.end)}: {gap.why}"
 
 
 def _contradicted_sides(case: Case) -> Iterable[str]:
@@ -281,6 +312,8 @@ def _contradicted_sides(case: Case) -> Iterable[str]:
 
 
 def _exchange(market: Market, symbol: str) -> Iterable[tuple[Reason, str]]:
+    for doubt in market.doubts.get(symbol, ()):
+        yield doubt.reason, doubt.why
     if market.positions is None:
         yield Reason.EXCHANGE_POSITION_UNKNOWN, "positions were not read in full; unknown is not flat"
     else:
@@ -338,9 +371,8 @@ def _remainder(case: Case) -> Iterable[tuple[Reason, str]]:
         f"open {canonical_decimal(case.lifecycle.open_qty)}, fills cover {canonical_decimal(case.evidence)}; the rest, "
         f"{canonical_decimal(case.remainder)}, is above the dust threshold {canonical_decimal(case.dust_threshold)}",
     )
-    window = case.market.window
-    begin, last = case.lifecycle.begin, case.lifecycle.last_entry.filled_at
-    if window is not None and not (window.start <= begin and last <= window.end):
+    window, begin, last = case.market.window, case.lifecycle.begin, case.lifecycle.last_entry.filled_at
+    if window is not None and not (window.start <= begin and last <= window.end) and not case.gaps:
         yield (
             Reason.EVIDENCE_WINDOW_TOO_SHORT,
             f"the trade's entries lie from {canonical_time(begin)} to {canonical_time(last)}, the fetched window from "

@@ -107,6 +107,7 @@ class Reason(StrEnum):
     PENDING_LIFECYCLE_BLOCKER = "pending_lifecycle_blocker"
     DATA_QUALITY = "data_quality"
     EXISTING_ROW_DIFFERS = "existing_row_differs"
+    UNIT_UNKNOWN = "unit_unknown"
     UNREPRESENTABLE_QUANTITY = "unrepresentable_quantity"
     INVALID_IDENTIFIER = "invalid_identifier"
     PROFILE_NOT_PAUSED = "profile_not_paused"
@@ -214,10 +215,67 @@ class Window:
 
 
 @dataclass(frozen=True, slots=True)
+class Gap:
+    """A span, both ends included, in which fills of a symbol (None: of any) may be missing, and why."""
+
+    symbol: str | None
+    start: datetime
+    end: datetime
+    why: str
+
+    def touches(self, start: datetime, end: datetime) -> bool:
+        """Whether the gap and the span from `start` to `end` share an instant."""
+        return self.start <= end and start <= self.end
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """One answer of a venue: what was asked (symbol, span, cursor), how many fills it held, and when it was read."""
+
+    symbol: str | None
+    start: datetime
+    end: datetime
+    cursor: Mapping[str, str | int]
+    fills: int
+    read_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class Doubt:
+    """Why nothing may be written on a symbol (as the table spells it): a reason of rules.md 7 with its sentence."""
+
+    symbol: str
+    reason: Reason
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
+class Coverage:
+    """What was fetched of a live venue, when and page by page; it decides nothing."""
+
+    venue: str
+    fetched_at: datetime
+    pages: tuple[Page, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """What a stage needs to know of the exchange: symbols as `orders` spells them, and the earliest beginning."""
+
+    symbols: tuple[str, ...] = ()
+    begin: datetime | None = None
+
+
+NOTHING_SPECIAL = Wanted()
+"""No symbol and no beginning in particular."""
+
+
+@dataclass(frozen=True, slots=True)
 class Snapshot:
     """What the exchange said, once: `positions` None means unknown, `open_orders` None means not checked.
 
-    `fills` lie inside `window` and are free of duplicates. `notes` are sentences for the report.
+    `fills` lie inside `window` and are free of duplicates. `notes` are sentences for the report. `replaced` names, for
+    an exchange order, the order that it replaced.
     """
 
     source: str
@@ -226,6 +284,10 @@ class Snapshot:
     positions: tuple[Position, ...] | None
     open_orders: tuple[OpenOrder, ...] | None
     notes: tuple[str, ...] = ()
+    gaps: tuple[Gap, ...] = ()
+    doubts: tuple[Doubt, ...] = ()
+    replaced: Mapping[str, str] = field(default_factory=dict)
+    coverage: Coverage | None = None
 
 
 @dataclass(frozen=True, slots=True)

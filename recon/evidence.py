@@ -36,7 +36,8 @@ Order = tuple[str, Side, str]
 class EvidenceUnit:
     """All fills of one exchange order at one instant, within one symbol and side.
 
-    `qty` is their sum, `price` their VWAP, `fees` the sum paid per currency (upper case).
+    `qty` is their sum, `price` their VWAP, `fees` the sum paid per currency (upper case). `replaced` are the orders
+    that its order took the place of: the table may know it by one of those.
     """
 
     symbol: str
@@ -47,6 +48,7 @@ class EvidenceUnit:
     price: Decimal
     client_order_ids: tuple[str, ...] = ()
     fees: tuple[tuple[str, Decimal], ...] = ()
+    replaced: tuple[str, ...] = ()
 
     @property
     def key(self) -> UnitKey:
@@ -57,6 +59,11 @@ class EvidenceUnit:
     def order(self) -> Order:
         """What identifies the exchange order that the unit is a part of."""
         return (self.symbol, self.side, self.exchange_order_id)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Every id by which a row of the table may name its order."""
+        return (self.exchange_order_id, *self.client_order_ids, *self.replaced)
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,15 +109,27 @@ class Ledger:
         self.left[take.unit] += take.qty
 
 
-def build_units(fills: Iterable[Fill]) -> tuple[EvidenceUnit, ...]:
-    """Group fills into units, ordered by symbol, side, instant and exchange order."""
+def build_units(fills: Iterable[Fill], replaced: Mapping[str, str] | None = None) -> tuple[EvidenceUnit, ...]:
+    """Group fills into units, ordered by symbol, side, instant and exchange order.
+
+    `replaced` names, for an exchange order, the one whose place it took.
+    """
     groups: dict[UnitKey, list[Fill]] = defaultdict(list)
     for fill in fills:
         groups[(canonical_symbol(fill.symbol), fill.side, fill.exchange_order_id, fill.filled_at)].append(fill)
-    return tuple(_unit(key, groups[key]) for key in sorted(groups, key=lambda key: (key[0], key[1], key[3], key[2])))
+    ordered = sorted(groups, key=lambda key: (key[0], key[1], key[3], key[2]))
+    return tuple(_unit(key, groups[key], _ancestors(key[2], replaced or {})) for key in ordered)
 
 
-def _unit(key: UnitKey, fills: Sequence[Fill]) -> EvidenceUnit:
+def _ancestors(order: str, replaced: Mapping[str, str]) -> tuple[str, ...]:
+    """The orders that led to this one, the latest first."""
+    found: list[str] = []
+    while (order := replaced.get(order, "")) and order not in found:
+        found.append(order)
+    return tuple(found)
+
+
+def _unit(key: UnitKey, fills: Sequence[Fill], replaced: tuple[str, ...]) -> EvidenceUnit:
     fees: dict[str, Decimal] = defaultdict(Decimal)
     for fill in fills:
         if fill.fee is not None and fill.fee_currency:
@@ -121,6 +140,7 @@ def _unit(key: UnitKey, fills: Sequence[Fill]) -> EvidenceUnit:
         price=volume_weighted_price([(fill.qty, fill.price) for fill in fills]),
         client_order_ids=tuple(sorted({fill.client_order_id for fill in fills if fill.client_order_id})),
         fees=tuple(sorted(fees.items())),
+        replaced=replaced,
     )
 
 
@@ -184,7 +204,8 @@ def record(ledger: Ledger, rows: Iterable[tuple[OrderRow, Side | None]], window:
         if row.quantity <= 0:
             continue
         if row.exchange_order_id:
-            if not book.take_named(row, side, [row.exchange_order_id]) and window.holds(row.filled_at):
+            named = [row.exchange_order_id, *book.replacements(row, row.exchange_order_id)]
+            if not book.take_named(row, side, named) and window.holds(row.filled_at):
                 ledger.unmatched.append((row, "no fill carries its exchange_order_id; it spends nothing"))
         else:
             pending.append((row, side))
@@ -212,12 +233,19 @@ class _OrderBook:
         self.ledger = ledger
         self.orders: dict[tuple[str, Side], dict[str, list[UnitKey]]] = defaultdict(lambda: defaultdict(list))
         self.by_client: dict[tuple[str, str], list[str]] = defaultdict(list)
+        self.by_replaced: dict[tuple[str, str], list[str]] = defaultdict(list)
         self.instants: dict[str, list[datetime]] = defaultdict(list)
         for unit in sorted(ledger.units.values(), key=lambda unit: unit.filled_at):
             self.instants[unit.symbol].append(unit.filled_at)
             self.orders[unit.symbol, unit.side][canonical_id(unit.exchange_order_id)].append(unit.key)
             for client in unit.client_order_ids:
                 self.by_client[unit.symbol, canonical_id(client)].append(unit.exchange_order_id)
+            for old in unit.replaced:
+                self.by_replaced[unit.symbol, canonical_id(old)].append(unit.exchange_order_id)
+
+    def replacements(self, row: OrderRow, order: str) -> Sequence[str]:
+        """The orders that took the place of this one."""
+        return self.by_replaced.get((canonical_symbol(row.symbol), canonical_id(order)), ())
 
     def take_named(self, row: OrderRow, side: Side | None, names: Sequence[str]) -> bool:
         """Spend from the orders so named; False when the account has none of them.

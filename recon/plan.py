@@ -101,7 +101,7 @@ def build_plan(
         allocations = _allocations(facts, ledger, lifecycles, still_open)
         cases = _cases(facts, rules, ledger, still_open, allocations, batch_reasons or {})
         judgements = tuple(judge(case) for case in cases if scope.holds(case.lifecycle))
-        document = _document(facts, rules, judgements)
+        document = _document(facts, rules, judgements, ledger)
     return Plan(facts.profile_id, judgements, ledger, document, digest(document), len(still_open), dict(ledger.left))
 
 
@@ -109,7 +109,7 @@ def book(facts: Facts, lifecycles: Mapping[TradeKey, Lifecycle]) -> Ledger:
     """The ledger of the facts: units, less what backfill rows spent, less what all other filled rows hold."""
     if facts.snapshot is None:
         return Ledger.of(())
-    ledger = Ledger.of(build_units(facts.snapshot.fills))
+    ledger = Ledger.of(build_units(facts.snapshot.fills, facts.snapshot.replaced))
     filled = [(row, _side(row, lifecycles)) for row in facts.rows if row.is_filled]
     strangers = spend(ledger, [(row, side) for row, side in filled if row.is_backfill], facts.snapshot.window)
     ordinary = [(row, side) for row, side in filled if not row.is_backfill]
@@ -171,7 +171,7 @@ def _links(units: Iterable[EvidenceUnit], rows: Iterable[OrderRow], *, unfilled_
                     on[canonical_symbol(row.symbol), canonical_id(name)].add((row.symbol, row.trade_id))
     links = {}
     for unit in units:
-        names = map(canonical_id, (unit.exchange_order_id, *unit.client_order_ids))
+        names = map(canonical_id, unit.names)
         trades = {trade for name in names for trade in on.get((unit.symbol, name), ())}
         if len(trades) == 1:
             links[unit.key] = trades.pop()
@@ -190,6 +190,8 @@ def _cases(
     for take in ledger.takes.values():
         takes[take.row.symbol, take.row.trade_id or ""].append(take)
     existing = {row.order_id: row for row in facts.rows if row.is_backfill}
+    known = market(facts.snapshot)
+    since = _since(facts, still_open)
     cases = [
         Case(
             facts.profile_id,
@@ -198,9 +200,10 @@ def _cases(
             takes[lifecycle.key],
             ledger.units,
             existing,
-            market(facts.snapshot),
+            known,
             facts.columns,
             rules,
+            since[canonical_symbol(lifecycle.symbol)],
             batch_reasons=batch_reasons,
         )
         for lifecycle in sorted(still_open, key=lambda one: (one.symbol.encode(), one.trade_id.encode()))
@@ -209,6 +212,20 @@ def _cases(
     for case in cases:
         case.colliding = colliding
     return cases
+
+
+def _since(facts: Facts, still_open: Sequence[Lifecycle]) -> dict[str, datetime]:
+    """By symbol, from when on missing fills change what its trades get: also what a closed trade's row holds counts."""
+    window = facts.snapshot.window if facts.snapshot else None
+    known = [(lifecycle.symbol, lifecycle.begin) for lifecycle in still_open]
+    known += [
+        (row.symbol, row.filled_at) for row in facts.rows if row.is_filled and window and window.holds(row.filled_at)
+    ]
+    first: dict[str, datetime] = {}
+    for symbol, at in known:
+        name = canonical_symbol(symbol)
+        first[name] = min(at, first.get(name, at))
+    return first
 
 
 def _colliding(cases: Iterable[Case]) -> frozenset[str]:
@@ -228,6 +245,8 @@ def market(snapshot: Snapshot | None) -> Market:
         None if snapshot.positions is None else _by_symbol(snapshot.positions),
         _by_symbol(snapshot.open_orders or ()),
         snapshot.window,
+        snapshot.gaps,
+        _by_symbol(snapshot.doubts),
     )
 
 
@@ -238,8 +257,16 @@ def _by_symbol(entries: Iterable[Any]) -> dict[str, tuple[Any, ...]]:
     return {symbol: tuple(values) for symbol, values in found.items()}
 
 
-def _document(facts: Facts, rules: Rules, judgements: Sequence[Judgement]) -> Mapping[str, Any]:
+def _document(facts: Facts, rules: Rules, judgements: Sequence[Judgement], ledger: Ledger) -> Mapping[str, Any]:
     """What the digest is taken over: facts of the targets' symbols as sums, rules, and the items in full."""
+    symbols = sorted({canonical_symbol(judgement.lifecycle.symbol) for judgement in judgements})
+    known = market(facts.snapshot)
+    units: dict[str, list[EvidenceUnit]] = defaultdict(list)
+    for unit in ledger.units.values():
+        units[unit.symbol].append(unit)
+    rows: dict[str, list[OrderRow]] = defaultdict(list)
+    for row in facts.rows:
+        rows[canonical_symbol(row.symbol)].append(row)
     return {
         "profile_id": facts.profile_id,
         "rules": {
@@ -248,28 +275,25 @@ def _document(facts: Facts, rules: Rules, judgements: Sequence[Judgement]) -> Ma
             "base_fee": rules.base_fee,
         },
         "symbols": {
-            symbol: _symbol_document(facts, symbol)
-            for symbol in sorted({canonical_symbol(judgement.lifecycle.symbol) for judgement in judgements})
+            symbol: _symbol_document(symbol, [*rows[symbol], *rows[""]], units[symbol], known) for symbol in symbols
         },
         "targets": [[judgement.lifecycle.symbol, judgement.lifecycle.trade_id] for judgement in judgements],
         "items": [item_document(item) for judgement in judgements for item in judgement.items],
     }
 
 
-def _symbol_document(facts: Facts, symbol: str) -> Mapping[str, Any]:
-    snapshot = facts.snapshot
-    rows = [_row_document(row) for row in facts.rows if canonical_symbol(row.symbol) in (symbol, "")]
-    known = market(snapshot)
+def _symbol_document(
+    symbol: str, rows: Iterable[OrderRow], units: Iterable[EvidenceUnit], known: Market
+) -> Mapping[str, Any]:
+    told = [_row_document(row) for row in rows]
     positions = None if known.positions is None else known.positions.get(symbol, ())
-    units = build_units(
-        fill for fill in (snapshot.fills if snapshot else ()) if canonical_symbol(fill.symbol) == symbol
-    )
+    gaps = sorted([gap.start, gap.end] for gap in known.gaps if gap.symbol in (None, symbol))
     return {
-        "rows": digest(sorted(rows, key=lambda row: row[0])),
-        "evidence": digest([[*unit.key, unit.qty, unit.price, unit.client_order_ids] for unit in units]),
+        "rows": digest(sorted(told, key=lambda row: row[0])),
+        "evidence": digest([[*unit.key, unit.qty, unit.price, unit.names[1:]] for unit in units]),
         "positions": None if positions is None else sorted([leg.symbol, leg.qty] for leg in positions if leg.qty),
         "open_orders": sorted(order.exchange_order_id for order in known.open_orders.get(symbol, ())),
-    }
+    } | ({"gaps": gaps} if gaps else {})
 
 
 def _row_document(row: OrderRow) -> list[Any]:

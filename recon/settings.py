@@ -9,13 +9,22 @@ from __future__ import annotations
 import getpass
 from decimal import Decimal
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from platformdirs import user_data_path
-from pydantic import Field, SecretStr, StringConstraints, ValidationError, model_validator
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic import Field, PrivateAttr, SecretStr, StringConstraints, ValidationError, model_validator
+from pydantic_settings import BaseSettings, DotEnvSettingsSource, EnvSettingsSource, SettingsConfigDict
 
 from recon.errors import UsageError
+
+DEFAULT = "by default"
+"""The origin of a setting that nobody set."""
+
+OWN_PREFIXES = ("recon_", "enable_recon_")
+"""How the names of settings begin; another name that begins so is most likely a misspelt one."""
+
+INTERNAL = ("recon_run", "recon_test_")
+"""And how those that are no settings begin: what the runner passes to its kernels, and what tests read."""
 
 
 def project_root(start: Path | None = None) -> Path:
@@ -58,6 +67,12 @@ class Settings(BaseSettings):
 
     recon_database_url: SecretStr | None = None
     recon_exchange: str | None = None
+    recon_exchange_api_key: SecretStr | None = None
+    recon_exchange_secret: SecretStr | None = None
+    recon_exchange_password: SecretStr | None = None
+    recon_exchange_sandbox: bool = False
+    recon_exchange_base_url: str | None = None
+    recon_exchange_market: Literal["spot", "swap", "future", "margin"] | None = None
     recon_trading_status_url: SecretStr | None = None
     recon_trading_status_token: SecretStr | None = None
     recon_reports_dir: Path = Path("reports")
@@ -66,11 +81,22 @@ class Settings(BaseSettings):
     recon_max_batch_rows: Annotated[int, Field(gt=0)] = 10_000
     recon_home: Path = Field(default_factory=lambda: user_data_path("recon"))
 
+    _origins: dict[str, str] = PrivateAttr(default_factory=dict)
+
     @model_validator(mode="before")
     @classmethod
     def _empty_is_unset(cls, values: dict[str, Any]) -> dict[str, Any]:
         """An empty value counts as unset; it has already won over the one in `.env`."""
         return {name: value for name, value in values.items() if value != ""}
+
+    def origin(self, name: str) -> str:
+        """Where the field's value came from: the environment, a `.env` by its path, the default, or the program."""
+        return self._origins.get(name, "given by the program" if name in self.model_fields_set else DEFAULT)
+
+    @property
+    def unknown(self) -> tuple[str, ...]:
+        """Names, as in the environment, that look like a setting of recon and are none; misspelt ones, most likely."""
+        return tuple(sorted(name.upper() for name in self._origins if name not in type(self).model_fields))
 
     @property
     def is_demo(self) -> bool:
@@ -128,4 +154,20 @@ def _absolute(settings: Settings, root: Path) -> Settings:
             "settings_invalid",
             "RECON_REPORTS_DIR, RECON_HOME or RECON_EXCHANGE begins with the ~ of nobody known here. Correct it.",
         ) from None
-    return settings.model_copy(update=folders)
+    found = settings.model_copy(update=folders)
+    found._origins = _origins(root / ".env")
+    return found
+
+
+def _origins(file: Path) -> dict[str, str]:
+    """Where each field's value comes from, by field; and names that look like a field and are none."""
+    sources = {
+        f"from {file}": DotEnvSettingsSource(Settings, env_file=file),
+        "from the environment": EnvSettingsSource(Settings),
+    }
+    found = dict.fromkeys(Settings.model_fields, DEFAULT)
+    for origin, source in sources.items():
+        found |= dict.fromkeys((name for name in source() if name in found), origin)
+        alike = (name for name in source.env_vars if name.startswith(OWN_PREFIXES) and not name.startswith(INTERNAL))
+        found |= dict.fromkeys((name for name in alike if name not in Settings.model_fields), origin)
+    return found

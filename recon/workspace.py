@@ -12,6 +12,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
+from pathlib import Path
 from typing import Any
 
 from sqlalchemy.engine import Connection, Engine
@@ -19,13 +20,14 @@ from sqlalchemy.engine import Connection, Engine
 from recon import audit, demo, embedded
 from recon.criteria import Rules
 from recon.database import connect, server_clock, transaction
-from recon.domain import Reason, Snapshot, Stage, Window
+from recon.domain import NOTHING_SPECIAL, Reason, Snapshot, Stage, Wanted, Window
 from recon.errors import ReconError, Refused
 from recon.orders import Orders
 from recon.pause import PauseAnswer, PauseState, read_pause
 from recon.plan import Scope
 from recon.settings import Settings, load_settings
 from recon.venues import Exchange, open_exchange
+from recon.venues.archive import write_statement
 
 RUN_VARIABLE = "RECON_RUN"
 """Set by the runner in the kernels it starts: JSON with the scope of the run. Its presence marks a real run."""
@@ -71,12 +73,27 @@ class Workspace:
             settings.recon_exit_backfill_base_fee,
         )
 
-    def fetch(self, profile_id: str, now: datetime, window: Window | None = None) -> Snapshot | None:
-        """What the exchange says; None when none is configured. Raises `Refused` when it cannot be read in full."""
+    def fetch(
+        self, profile_id: str, now: datetime, wanted: Wanted = NOTHING_SPECIAL, window: Window | None = None
+    ) -> Snapshot | None:
+        """What the exchange says; None when none is configured. Raises `Refused` when it cannot be read in full.
+
+        Within a run, it is also written to the folder that the runner named: the evidence is kept beside the report.
+        """
         if self.exchange is None:
             return None
         lookback = timedelta(hours=self.settings.recon_exit_backfill_lookback_hours)
-        return self.exchange.fetch(profile_id, now=now, lookback=lookback, window=window)
+        snapshot = self.exchange.fetch(profile_id, now=now, lookback=lookback, window=window, wanted=wanted)
+        if kept := passed_by_runner().get("evidence"):
+            try:
+                write_statement(Path(kept), snapshot, profile_id)
+            except OSError as error:
+                raise ReconError(
+                    "reports_unwritable",
+                    f"The evidence cannot be kept beside the report ({error.strerror}), and is not used without. Make "
+                    "room there, or name another folder in RECON_REPORTS_DIR.",
+                ) from None
+        return snapshot
 
     def pause(self, profile_id: str, *, attempts: int = 3) -> PauseAnswer:
         """What the pause switch answers; never raises for trouble on the way."""
@@ -109,7 +126,7 @@ def open_workspace(
     return Workspace(
         settings,
         engine,
-        open_exchange(settings.recon_exchange, engine=engine),
+        open_exchange(settings, engine=engine),
         status.get_secret_value() if status else None,
         run_scope(),
     )
@@ -131,7 +148,7 @@ def _demo_workspace(stage: Stage | None, settings: Settings, database: str) -> W
     return Workspace(
         settings.model_copy(update=missing),
         engine,
-        open_exchange(settings.recon_exchange, engine=engine, demo_folder=folder),
+        open_exchange(settings, engine=engine, demo_folder=folder),
         status.get_secret_value() if status else demo.start_pause_server(),
         run_scope(),
         demo.DEMO_NOW,

@@ -174,6 +174,11 @@ def said(plan: Plan) -> list[str]:
     return [line_of(item) for item in plan.items]
 
 
+def closing(plan: Plan) -> list[str]:
+    """The lines of the rows that fills support."""
+    return [line for line in said(plan) if " fill_evidence " in line]
+
+
 def line_of(item: Item) -> str:
     """One item as a line; a row that no exchange order stands behind shows `-` for it and for its grade."""
     if not item.writes:

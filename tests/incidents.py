@@ -110,9 +110,11 @@ def pause_switch() -> Iterator[PauseSwitch]:
     with PauseSwitch() as switch:
         thread = threading.Thread(target=switch.serve_forever, kwargs={"poll_interval": 0.02})
         thread.start()
-        yield switch
-        switch.shutdown()
-        thread.join()
+        try:
+            yield switch
+        finally:  # or the thread would outlive a test that fails, and keep Python from ending
+            switch.shutdown()
+            thread.join()
 
 
 class HookedStatement(StatementExchange):

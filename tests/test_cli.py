@@ -20,6 +20,7 @@ from console import PASSWORD, PROGRAM, SECRETS, Answer, Console, Place, assert_n
 RUN = stage_words("detect", "main", "b")
 COMMANDS = {
     "run": RUN,
+    "fetch": ("fetch", "--profile-id", "main", "--out", "no/such/folder"),
     "approve": ("approve", "--batch-id", "b", "--by", "x"),
     "status": ("status",),
     "init": ("init",),
@@ -70,6 +71,8 @@ def test_a_well_formed_batch_id_gets_further(console, batch_id) -> None:
         (("approve", "--by", "x"), "Missing option '--batch-id'"),
         (("approve", "--batch-id", "b"), "Missing option '--by'"),
         (("approve", "--batch-id", "b", "--by", "x", "--key", "k"), "No such option '--key'"),
+        (("fetch", "--profile-id", "p"), "Missing option '--out'"),
+        (("fetch", "--out", "x"), "Missing option '--profile-id'"),
         (("verify",), "Missing argument 'DIR'"),
         (("verify", "no/such/folder"), "does not exist"),
         (("verify", str(PROGRAM)), "is a file"),
@@ -129,12 +132,12 @@ def test_an_unknown_exchange_is_a_usage_error(console) -> None:
 def test_recon_alone_shows_its_help_and_ends_with_2(console) -> None:
     answer = console.inside()
     assert (answer.status, answer.out) == (2, "")
-    assert all(f"\n  {command} " in answer.err for command in ("demo", "init", "doctor", "run", "approve", "status"))
+    assert all(f"\n  {command} " in answer.err for command in ("demo", "init", "doctor", "run", "fetch", "approve"))
 
 
 def test_help_and_version_end_with_0(console) -> None:
-    for command in ((), ("run",), ("approve",), ("verify",), ("lab",), ("demo",), ("init",), ("status",), ("doctor",)):
-        answer = console.inside(*command, "--help")
+    for command in ("", "run", "fetch", "approve", "verify", "lab", "demo", "init", "status", "doctor"):
+        answer = console.inside(*command.split(), "--help")
         assert (answer.status, answer.err) == (0, "")
         assert answer.out.startswith("Usage: ")
     assert console.inside("--version") == Answer(0, "0.1.0\n", "")

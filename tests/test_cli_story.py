@@ -155,7 +155,7 @@ def test_the_folder_holds_every_run_three_times_and_describes_itself(story) -> N
     stems = ["01_detect", "02_dry_run", "03_apply", "03_apply.2", "04_validate"]
     expected = {f"{stem}.{suffix}" for stem in stems for suffix in ("ipynb", "html", "json")}
     names = {path.name for path in story.folder.iterdir() if not path.name.startswith("05_")}
-    assert names == expected | {"index.html", "SHA256SUMS", "manifest.json"}
+    assert names == expected | {"index.html", "SHA256SUMS", "manifest.json", "evidence"}
     for name in expected:
         assert (story.folder / name).stat().st_mode & 0o222 == 0
     assert json.loads((story.folder / "manifest.json").read_text())["profile_id"] == PROFILE
@@ -183,8 +183,8 @@ def test_verify_finds_one_changed_byte_in_any_file(story, tmp_path) -> None:
     folder = tmp_path / BATCH
     shutil.copytree(story.folder, folder)
     assert story.console.inside("verify", str(folder)).status == 0
-    names = sorted(path.name for path in folder.iterdir())
-    assert len(names) >= 18
+    names = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
+    assert len(names) >= 18 + 16
     dice = random.Random(4711)
     for name in names:
         path = folder / name

@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-import contextlib
-import os
-import shutil
 import socket
-import subprocess
 import threading
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import sqlalchemy as sa
 from incidents import EXTENDED, Incident, an_incident
+from pooler import free_port, pgbouncer
 
 from recon.database import connect, prepare, shown_url, transaction
 from recon.domain import Verdict
@@ -56,11 +52,6 @@ def test_a_url_that_is_none_is_a_usage_error_that_does_not_repeat_it(url: str) -
     assert SECRET not in str(caught.value)
 
 
-def _free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        return int(listener.getsockname()[1])
-
-
 def _texts(error: BaseException | None) -> str:
     """Everything that a traceback would show of an exception and its causes."""
     said = ""
@@ -79,7 +70,7 @@ def _texts(error: BaseException | None) -> str:
 )  # fmt: skip
 def test_an_unreachable_database_is_named_without_its_password(place: str, tmp_path: Path) -> None:
     """Invariant 12: neither in the message nor in anything that it was raised from."""
-    engine = connect(f"postgresql://somebody:{SECRET}@{place.format(port=_free_port())}")
+    engine = connect(f"postgresql://somebody:{SECRET}@{place.format(port=free_port())}")
     with pytest.raises(ReconError) as caught, transaction(engine):
         pass
     assert (caught.value.code, caught.value.exit_status) == ("database_unreachable", 1)
@@ -231,46 +222,11 @@ def test_settings_of_the_database_change_nothing(incident_each_version: Incident
 # A transaction pooler
 
 
-def _pgbouncer() -> str | None:
-    named = os.environ.get("RECON_TEST_PGBOUNCER")
-    usual = Path("/usr/sbin/pgbouncer")
-    return named or shutil.which("pgbouncer") or (str(usual) if usual.is_file() else None)
-
-
 @pytest.fixture
 def pooled_url(database_url: str, tmp_path: Path) -> Iterator[str]:
     """The database behind pgbouncer in transaction mode, with one connection to the server for all clients."""
-    program = _pgbouncer()
-    if program is None:
-        pytest.skip("no pgbouncer here: install it, or set RECON_TEST_PGBOUNCER")
-    url, port = sa.make_url(database_url), _free_port()
-    place = f"host={url.query['host']} port={url.query['port']} user={url.username}"
-    settings = tmp_path / "pgbouncer.ini"
-    settings.write_text(
-        f"[databases]\n* = {place}\n[pgbouncer]\nlisten_addr = 127.0.0.1\nlisten_port = {port}\nauth_type = any\n"
-        "unix_socket_dir =\npool_mode = transaction\ndefault_pool_size = 1\n"
-    )
-    for folder in (tmp_path, *tmp_path.parents) if os.geteuid() == 0 else ():
-        if folder.is_relative_to(tmp_path.parents[1]):
-            folder.chmod(folder.stat().st_mode | 0o055)
-    settings.chmod(0o644)
-    account = ["-u", "nobody"] if os.geteuid() == 0 else []
-    with subprocess.Popen([program, "-q", *account, settings]) as running:
-        try:
-            _wait_for(port, running)
-            yield f"postgresql://anyone:{SECRET}@127.0.0.1:{port}/{url.database}"
-        finally:
-            running.terminate()
-
-
-def _wait_for(port: int, running: subprocess.Popen[bytes]) -> None:
-    deadline = time.monotonic() + 10
-    while time.monotonic() < deadline:
-        with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port)):
-            return
-        assert running.poll() is None, "pgbouncer ended"
-        time.sleep(0.05)
-    raise AssertionError("pgbouncer does not listen")
+    with pgbouncer(database_url, tmp_path, SECRET) as url:
+        yield url
 
 
 def test_a_repair_behind_a_transaction_pooler(pooled_url: str, tmp_path: Path) -> None:

@@ -3,45 +3,19 @@
 from __future__ import annotations
 
 import csv
+import os
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from console import PASSWORD, TOKEN, assert_no_secret, with_password
+from console import PASSWORD, TOKEN, clean_environment, with_password
+from examined import ORDER, a_role, checks, failed, settings, url_of
 from incidents import EXTENDED, Incident
 
 from recon.demo import DEMO_PROFILE
-from recon.doctor import RIGHTS, examine
-from recon.domain import Check
-from recon.settings import Settings
-
-ORDER = ["settings", "database", "orders", "own_tables", "privileges", "exchange", "pause_switch", "reports_folder"]
-
-
-def settings(incident: Incident, **changed: object) -> Settings:
-    """Everything configured as it should be, but for what is changed."""
-    given: dict[str, object] = {
-        "recon_database_url": with_password(incident.url),
-        "recon_exchange": f"statement:{incident.folder}",
-        "recon_trading_status_url": incident.switch.url,
-        "recon_trading_status_token": TOKEN,
-        "recon_exit_backfill_lookback_hours": 200_000,
-        "recon_reports_dir": incident.folder.parent / "reports",
-    }
-    return Settings(_env_file=None, **(given | changed))  # type: ignore[call-arg, arg-type]
-
-
-def checks(using: Settings, profile_id: str | None = "main") -> dict[str, Check]:
-    """The checks by name; no detail holds a secret."""
-    found = examine(using, profile_id)
-    assert_no_secret(*(check.detail for check in found))
-    return {check.name: check for check in found}
-
-
-def failed(found: dict[str, Check]) -> list[str]:
-    """The names of those that failed."""
-    return [name for name, check in found.items() if not check.ok]
+from recon.doctor import RIGHTS, folder
+from recon.settings import Settings, load_settings
 
 
 @pytest.fixture
@@ -83,6 +57,7 @@ def test_the_demo_is_fine_without_any_setting(demo_home, tmp_path) -> None:
     )
     assert failed(found) == []
     assert found["database"].detail.startswith("the embedded demo, PostgreSQL ")
+    assert found["clock"].detail == "the demo's, which stands still at 2026-03-02T12:00:00.000000Z"
 
 
 @pytest.mark.parametrize("url", ["postgresql://u:{}@127.0.0.1:1/d", "postgresql://u@127.0.0.1:1/d?password={}"])
@@ -124,24 +99,19 @@ def test_tables_that_init_has_not_made(incident) -> None:
 
 def test_an_empty_database(incident) -> None:
     found = checks(settings(incident))
-    assert failed(found) == ["orders", "own_tables"]
+    assert failed(found) == ["search_path", "orders", "own_tables"]
     assert found["privileges"].detail == "SELECT, INSERT and UPDATE on no table yet"
 
 
 @pytest.fixture
 def reader(ready: Incident) -> Iterator[str]:
     """A role that may read everything and write nothing."""
-    name = f"reader_{uuid.uuid4().hex}"
-    ready.sql(f"CREATE ROLE {name} LOGIN")
-    for table in RIGHTS:
-        ready.sql(f"GRANT SELECT ON {table} TO {name}")
-    yield name
-    ready.sql(f"DROP OWNED BY {name}")
-    ready.sql(f"DROP ROLE {name}")
+    with a_role(ready, f"reader_{uuid.uuid4().hex}", *(f"SELECT ON {table}" for table in RIGHTS)) as name:
+        yield name
 
 
 def test_privileges_that_are_missing_are_named(ready, reader) -> None:
-    url = ready.engine.url.set(username=reader).render_as_string(hide_password=False)
+    url = url_of(ready, reader)
     ready.sql(f"GRANT INSERT ON reconciliation_events TO {reader}")
     found = checks(settings(ready, recon_database_url=url))
     assert failed(found) == ["privileges"]
@@ -157,7 +127,7 @@ def test_an_exchange_that_is_not_configured_or_does_not_exist(ready) -> None:
     found = checks(settings(ready, recon_exchange=None))
     assert failed(found) == ["exchange"]
     assert "RECON_EXCHANGE is unset" in found["exchange"].detail
-    found = checks(settings(ready, recon_exchange="ccxt:kraken"))
+    found = checks(settings(ready, recon_exchange="nonsense:kraken"))
     assert failed(found) == ["settings"]
     assert found["settings"].detail.startswith("exchange_unknown: ")
 
@@ -193,3 +163,85 @@ def test_a_reports_folder_that_cannot_be_written(ready, tmp_path: Path) -> None:
     found = checks(settings(ready, recon_reports_dir=tmp_path / "file" / "reports"))
     assert failed(found) == ["reports_folder"]
     assert found["reports_folder"].detail.endswith("is not writable; set RECON_REPORTS_DIR")
+
+
+def test_a_reports_folder_without_room(ready, monkeypatch) -> None:
+    found = checks(settings(ready))
+    assert found["reports_folder"].detail.endswith(" MB are free")
+    monkeypatch.setattr(folder, "MINIMUM_FREE", 10**18)
+    found = checks(settings(ready))
+    assert failed(found) == ["reports_folder"]
+    assert "expected at least 1000000000000 MB free there, found " in found["reports_folder"].detail
+    assert "name another folder in RECON_REPORTS_DIR" in found["reports_folder"].detail
+
+
+# Settings, and where each came from
+
+
+@pytest.fixture
+def configured(ready: Incident, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder to work in with a `.env`, and some settings in the environment."""
+    work = tmp_path / "work"
+    work.mkdir()
+    for name in clean_environment().keys() ^ os.environ.keys():
+        monkeypatch.delenv(name)
+    monkeypatch.chdir(work)
+    monkeypatch.setenv("RECON_DATABASE_URL", with_password(ready.url))
+    monkeypatch.setenv("RECON_MAX_BATCH_ROWS", "7")
+    monkeypatch.setenv("RECON_RUN", "{}")
+    (work / ".env").write_text(
+        f"RECON_TRADING_STATUS_URL={ready.switch.url}\nRECON_TRADING_STATUS_TOKEN={TOKEN}\nRECON_MAX_BATCH_ROWS=8\n"
+        f"RECON_REPORTS_DIR=kept\nRECON_EXCHANGE=statement:{ready.folder}\nRECON_EXCANGE={TOKEN}\nOTHER=1\n"
+        "RECON_EXIT_BACKFILL_LOOKBACK_HOURS=200000\nRECON_ACTOR=\n"
+    )
+    return work
+
+
+def groups(detail: str) -> dict[str, list[str]]:
+    """The settings that a detail tells, by where they came from."""
+    parts = [part.partition(": ") for part in detail.split("; ")]
+    return {origin: told.split(", ") for origin, _, told in parts}
+
+
+def test_each_setting_is_told_with_where_it_came_from_and_no_secret_with_its_value(configured, ready) -> None:
+    found = checks(load_settings())
+    assert failed(found) == []
+    told = groups(found["settings"].detail)
+    assert set(told) == {
+        "from the environment", f"from {configured / '.env'}", "by default", "ignored, since no setting has this name",
+    }  # fmt: skip
+    assert told["from the environment"] == ["RECON_DATABASE_URL=set", "RECON_MAX_BATCH_ROWS=7"]
+    assert told[f"from {configured / '.env'}"] == [
+        "RECON_EXIT_BACKFILL_LOOKBACK_HOURS=200000", f"RECON_EXCHANGE=statement:{ready.folder}",
+        "RECON_TRADING_STATUS_URL=set", "RECON_TRADING_STATUS_TOKEN=set", f"RECON_REPORTS_DIR={configured / 'kept'}",
+    ]  # fmt: skip
+    assert "RECON_EXIT_BACKFILL_DRY_RUN=true" in told["by default"]
+    assert told["ignored, since no setting has this name"] == ["RECON_EXCANGE"]
+    names = [one.partition("=")[0] for origin, ones in told.items() if "ignored" not in origin for one in ones]
+    assert sorted(names) == sorted(name.upper() for name in Settings.model_fields)
+
+
+def test_what_a_program_gives_is_told_as_that(ready) -> None:
+    told = groups(checks(settings(ready))["settings"].detail)
+    assert "RECON_DATABASE_URL=set" in told["given by the program"]
+    assert "ENABLE_RECON_EXIT_BACKFILL=false" in told["by default"]
+
+
+def test_of_an_address_only_the_host_is_told(ready) -> None:
+    for text in (f"https://u:{TOKEN}@h:1/x", f"https://h:1/{TOKEN}", f"https://h:1?k={TOKEN}"):
+        told = groups(checks(settings(ready, recon_actor=text))["settings"].detail)
+        assert "RECON_ACTOR=https://h:1" in told["given by the program"]
+
+
+def test_what_the_demo_brings_along_is_told_as_that(configured, demo_home, monkeypatch) -> None:
+    (configured / ".env").write_text("RECON_EXIT_BACKFILL_DRY_RUN=true\n")
+    monkeypatch.delenv("RECON_DATABASE_URL")
+    monkeypatch.setenv("RECON_HOME", str(demo_home))
+    found = checks(load_settings(), DEMO_PROFILE)
+    assert failed(found) == []
+    told = groups(found["settings"].detail)
+    assert told["from the demo"] == [
+        "ENABLE_RECON_EXIT_BACKFILL=true where a stage needs it", "RECON_DATABASE_URL", "RECON_EXCHANGE",
+        "RECON_TRADING_STATUS_URL",
+    ]  # fmt: skip
+    assert told[f"from {configured / '.env'}"] == ["RECON_EXIT_BACKFILL_DRY_RUN=true"]

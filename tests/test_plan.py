@@ -14,18 +14,12 @@ from pathlib import Path
 from zoneinfo import ZoneInfo
 
 import pytest
-from builders import at, facts_of, fill, ledger, plan_of, row, said, with_rows, written
+from builders import at, closing, facts_of, fill, ledger, plan_of, row, said, with_rows, written
 
 from recon.criteria import Amount, Columns
 from recon.domain import Decision, Item, OpenOrder, Position, Reason, Side, Snapshot, Window
 from recon.identity import canonical_json
 from recon.plan import Facts, Scope, item_document, item_from, market
-
-
-def closing(plan) -> list[str]:
-    """The lines of the rows that fills support."""
-    return [line for line in said(plan) if " fill_evidence " in line]
-
 
 # Scope and neighbours
 

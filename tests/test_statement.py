@@ -20,6 +20,7 @@ from sqlalchemy import create_engine
 
 from recon.domain import Fill, OpenOrder, Position, Side, Snapshot, Window
 from recon.errors import Refused, UsageError
+from recon.settings import Settings
 from recon.venues import StatementExchange, TableExchange, open_exchange
 
 NOW = datetime(2026, 3, 1, 12, tzinfo=UTC)
@@ -503,34 +504,55 @@ def test_a_symbolic_link_is_followed(write: Writer, tmp_path: Path) -> None:
     assert len(fetch(link).fills) == 1
 
 
+def named(spec: str | None) -> Settings:
+    """Settings with this exchange."""
+    return Settings(_env_file=None, recon_exchange=spec)  # type: ignore[call-arg]
+
+
 def test_open_exchange_picks_the_source(write: Writer, monkeypatch: pytest.MonkeyPatch) -> None:
     engine = create_engine("postgresql+psycopg://nowhere.invalid/none")
     folder = write(FILL)
-    assert open_exchange(None, engine=engine) is None
-    demo = open_exchange(None, engine=engine, demo_folder=folder)
+    assert open_exchange(named(None), engine=engine) is None
+    demo = open_exchange(named(None), engine=engine, demo_folder=folder)
     assert isinstance(demo, StatementExchange)
     assert demo.name == "statement of the demo"
     assert len(demo.fetch("main", now=NOW, lookback=LOOKBACK).fills) == 1
-    table = open_exchange("table: a.fills , positions", engine=engine, demo_folder=folder)
+    table = open_exchange(named("table: a.fills , positions"), engine=engine, demo_folder=folder)
     assert isinstance(table, TableExchange)
     assert table.name == "table:a.fills,positions"
     monkeypatch.chdir(folder.parent)
     (folder.parent / ".env").touch()
     for where, shown in ((folder.parent, folder.name), (Path("/"), folder)):
         monkeypatch.chdir(where)
-        named = open_exchange(f"statement: {folder} ", engine=engine)
-        assert named is not None
-        assert named.name == f"statement:{shown}"
-        assert len(named.fetch("main", now=NOW, lookback=LOOKBACK).fills) == 1
+        found = open_exchange(named(f"statement: {folder} "), engine=engine)
+        assert found is not None
+        assert found.name == f"statement:{shown}"
+        assert len(found.fetch("main", now=NOW, lookback=LOOKBACK).fills) == 1
+    live = open_exchange(named("ccxt: kraken"), engine=engine)
+    assert live is not None
+    assert (live.name, live.live) == ("ccxt:kraken", True)
 
 
 @pytest.mark.parametrize(
-    "spec", ["", "statement", "statement:", "statement: ", "table:a", "table:a,", "table:a,b,c", "ccxt:kraken", "x:y"]
+    ("name", "said"),
+    [("ccxt:nosuch", "ccxt knows no venue 'nosuch'"), ("ccxt:deribit", "expected one of alpaca, binance")],
+)
+def test_a_venue_that_cannot_be_read_to_the_end_is_a_usage_error(name: str, said: str) -> None:
+    engine = create_engine("postgresql+psycopg://nowhere.invalid/none")
+    with pytest.raises(UsageError, match=said) as caught:
+        open_exchange(named(name), engine=engine)
+    assert (caught.value.code, caught.value.exit_status) == ("exchange_unknown", 2)
+
+
+@pytest.mark.parametrize(
+    "spec", ["", "statement", "statement:", "statement: ", "table:a", "table:a,", "table:a,b,c", "ccxt:", "ccxt", "x:y"]
 )
 def test_an_unknown_source_is_a_usage_error(spec: str) -> None:
     engine = create_engine("postgresql+psycopg://nowhere.invalid/none")
-    with pytest.raises(UsageError, match=r"expected statement:DIR or table:FILLS,POSITIONS\. Correct") as caught:
-        open_exchange(spec, engine=engine)
+    with pytest.raises(
+        UsageError, match=r"expected ccxt:NAME, statement:DIR or table:FILLS,POSITIONS\. Correct"
+    ) as caught:
+        open_exchange(named(spec), engine=engine)
     assert (caught.value.code, caught.value.exit_status) == ("exchange_unknown", 2)
 
 

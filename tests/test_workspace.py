@@ -159,7 +159,7 @@ def test_a_profile_without_rows_is_refused(incident) -> None:
     assert caught.value.code == "unknown_profile"
 
 
-@pytest.mark.parametrize("spec", ["nonsense", "statement:", "table:a", "table:a,", "ccxt:kraken", "file:x"])
+@pytest.mark.parametrize("spec", ["nonsense", "statement:", "table:a", "table:a,", "ccxt:", "ccxt:nosuch", "file:x"])
 def test_an_exchange_that_does_not_exist_is_a_usage_error(incident, spec) -> None:
     with pytest.raises(UsageError) as caught:
         open_workspace(settings=configured(incident, recon_exchange=spec))

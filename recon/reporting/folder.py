@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from recon.domain import Stage
+from recon.durable import move_folder, sync
 from recon.errors import ReconError, Refused
 from recon.reporting.markup import CSS, fill
 from recon.reporting.render import PAGE_CSS
@@ -38,10 +39,16 @@ STEMS = {
 STAGES = {stem: stage for stage, stem in STEMS.items()}
 """The stage of each name."""
 
-REPORT_FILE = re.compile(
-    rf"(?P<name>(?P<stem>{'|'.join(STEMS.values())})(?P<failed>\.failed)?(\.(?P<number>\d+))?)\.(ipynb|html|json)"
-)
+_REPORT = rf"(?P<name>(?P<stem>{'|'.join(STEMS.values())})(?P<failed>\.failed)?(\.(?P<number>\d+))?)"
+
+REPORT_FILE = re.compile(rf"{_REPORT}\.(ipynb|html|json)")
 """The names of the files that recon keeps in a report folder."""
+
+EVIDENCE = "evidence"
+"""The subfolder that holds, for each report, a folder of its name with what the exchange said."""
+
+EVIDENCE_FILE = re.compile(rf"{EVIDENCE}/{_REPORT}/(fills\.csv|positions\.csv|open_orders\.csv|statement\.json)")
+"""The names of the files in there, seen from the report folder."""
 
 SUMS, MANIFEST, INDEX = "SHA256SUMS", "manifest.json", "index.html"
 """The three files that describe a folder and are replaced as it grows."""
@@ -66,11 +73,7 @@ def open_folder(folder: Path, profile_id: str) -> None:
             pass
         owner = read_manifest(folder, profile_id)["profile_id"]
     except OSError as error:
-        raise ReconError(
-            "reports_unwritable",
-            f"Nothing was run: the report folder {folder} cannot be written ({error.strerror}). "
-            "Make it writable, or name another one in RECON_REPORTS_DIR.",
-        ) from None
+        raise reports_unwritable(folder, error) from None
     if owner != profile_id:
         raise Refused(
             "batch_of_another_profile",
@@ -78,11 +81,21 @@ def open_folder(folder: Path, profile_id: str) -> None:
         )
 
 
+def reports_unwritable(folder: Path, error: OSError) -> ReconError:
+    """The error (reports_unwritable) that stops a run before anything is run."""
+    return ReconError(
+        "reports_unwritable",
+        f"Nothing was run: the report folder {folder} cannot be written ({error.strerror}). "
+        "Make it writable, or name another one in RECON_REPORTS_DIR.",
+    )
+
+
 def add_report(folder: Path, stem: str, data: bytes) -> Path:
     """Write `data` as `<stem>.ipynb`, or under the next free number; returns where. Never overwrites."""
     for number in count(1):
         name = stem if number == 1 else f"{stem}.{number}"
-        if any((folder / f"{name}.{suffix}").exists() for suffix in ("ipynb", "html", "json")):
+        taken = [f"{name}.{suffix}" for suffix in ("ipynb", "html", "json")] + [f"{EVIDENCE}/{name}"]
+        if any((folder / each).exists() for each in taken):
             continue
         path = folder / f"{name}.ipynb"
         try:
@@ -105,19 +118,27 @@ def add_file(path: Path, data: bytes) -> None:
             temporary.replace(path)
 
 
+def add_evidence(report: Path, source: Path) -> None:
+    """Move the statement folder `source` to where the report's evidence lies, its files read-only; never overwrites."""
+    for path in source.iterdir():
+        path.chmod(0o444)
+    move_folder(source, report.parent / EVIDENCE / report.stem)
+
+
 def describe(folder: Path, profile_id: str) -> None:
     """Bring manifest.json, index.html and SHA256SUMS up to date with the reports in the folder; writes those three.
 
     Safe beside another run doing the same: whoever finds the folder changed after writing writes again.
     """
     while True:
-        listed = report_files(folder)
+        listed = report_files(folder) | evidence_files(folder)
         manifest = read_manifest(folder, profile_id)
         known = {entry["name"] for entry in manifest["files"]}
-        manifest["files"] += [_entry(folder / name, match) for name, match in listed.items() if name not in known]
+        manifest["files"] += [_entry(folder, match) for match in _new(listed, known)]
         manifest["files"].sort(key=lambda entry: _order(entry["name"]))
         _write_description(folder, manifest)
-        if report_files(folder).keys() == listed.keys() and read_manifest(folder, profile_id) == manifest:
+        now = report_files(folder) | evidence_files(folder)
+        if now.keys() == listed.keys() and read_manifest(folder, profile_id) == manifest:
             return
 
 
@@ -140,21 +161,34 @@ def report_files(folder: Path) -> dict[str, re.Match[str]]:
     return {match.string: match for match in matches if match}
 
 
+def evidence_files(folder: Path) -> dict[str, re.Match[str]]:
+    """The same for the evidence kept with the reports: the names as seen from the folder."""
+    names = sorted(path.relative_to(folder).as_posix() for path in folder.glob(f"{EVIDENCE}/*/*"))
+    return {match.string: match for match in map(EVIDENCE_FILE.fullmatch, names) if match}
+
+
 def sha256(path: Path) -> str:
     """The SHA-256 of a file in hex."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def _new(listed: dict[str, re.Match[str]], known: set[str]) -> list[re.Match[str]]:
+    """What is not known yet; a file that joins evidence that is known already is none of ours, and stays unlisted."""
+    whole = {name.rpartition("/")[0] for name in known} - {""}
+    return [match for name, match in listed.items() if name not in known and name.rpartition("/")[0] not in whole]
+
+
 def _order(name: str) -> tuple[str, bool, int, str]:
-    match = REPORT_FILE.fullmatch(name)
+    match = REPORT_FILE.fullmatch(name) or EVIDENCE_FILE.fullmatch(name)
     return (match["stem"], bool(match["failed"]), int(match["number"] or 1), name) if match else ("", False, 0, name)
 
 
-def _entry(path: Path, match: re.Match[str]) -> dict[str, Any]:
-    result = None if match["failed"] else read_report(path.with_suffix(".ipynb")).result
+def _entry(folder: Path, match: re.Match[str]) -> dict[str, Any]:
+    path = folder / match.string
+    result = None if match["failed"] else read_report(folder / f"{match['name']}.ipynb").result
     return {
-        "name": path.name,
+        "name": match.string,
         "sha256": sha256(path),
         "size": path.stat().st_size,
         "stage": STAGES[match["stem"]].value,
@@ -182,6 +216,7 @@ def _runs(manifest: Manifest) -> list[dict[str, Any]]:
     return [
         entry
         | {"stem": stem, "suffixes": [suffix for suffix in ("html", "ipynb", "json") if f"{stem}.{suffix}" in names]}
+        | {"evidence": sorted(name for name in names if name.startswith(f"{EVIDENCE}/{stem}/"))}
         for entry in notebooks
         for stem in [entry["name"].removesuffix(".ipynb")]
     ]
@@ -198,16 +233,6 @@ def _temporary(folder: Path, data: bytes, mode: int) -> Iterator[Path]:
             os.fsync(file.fileno())
         path.chmod(mode)
         yield path
-        _sync(folder)
+        sync(folder)
     finally:
         path.unlink(missing_ok=True)
-
-
-def _sync(folder: Path) -> None:
-    if os.name == "nt":  # folders cannot be opened there
-        return
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

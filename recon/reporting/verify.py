@@ -5,14 +5,14 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Sequence
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from recon.domain import Check
-from recon.reporting.folder import INDEX, MANIFEST, STAGES, SUMS, read_manifest, report_files, sha256
+from recon.reporting.folder import EVIDENCE, INDEX, MANIFEST, STAGES, SUMS, read_manifest, report_files, sha256
 from recon.reporting.seal import SealReading, read_report
 
-SUM_LINE = re.compile(r"(?P<sha256>[0-9a-f]{64}) [ *](?P<name>[^/\\\n]+)")
-"""A line of SHA256SUMS as coreutils writes it, for a file in the folder itself."""
+SUM_LINE = re.compile(rf"(?P<sha256>[0-9a-f]{{64}}) [ *](?P<name>({EVIDENCE}/[0-9][^/\\\n]*/)?[^/\\\n]+)")
+"""A line of SHA256SUMS as coreutils writes it, for a file in the folder itself or among its evidence."""
 
 
 def verify_folder(directory: Path) -> list[Check]:
@@ -61,8 +61,14 @@ def _changed(directory: Path, sums: dict[str, str]) -> list[str]:
 
 
 def _unlisted(directory: Path, sums: dict[str, str]) -> list[str]:
-    names = sorted(path.name for path in directory.iterdir())
-    return [f"{name} is not listed." for name in names if name not in sums and name != SUMS]
+    """What is there and stands for nothing in the list, nor is a folder, not a link to one, of something in it."""
+    folders = {parent.as_posix() for name in sums for parent in PurePosixPath(name).parents}
+    names = {path.relative_to(directory).as_posix(): path for path in sorted(directory.rglob("*"))}
+    return [
+        f"{name} is not listed."
+        for name, path in names.items()
+        if name not in sums and name != SUMS and (name not in folders or path.is_symlink())
+    ]
 
 
 def _manifest(directory: Path, sums: dict[str, str]) -> list[str]:

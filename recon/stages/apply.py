@@ -36,7 +36,7 @@ from recon.plan import Plan, Scope, build_plan
 from recon.stages.apply_result import Applied, apply_result
 from recon.stages.approved import altered_rows, released_items
 from recon.stages.dry_run import require_enabled
-from recon.stages.gather import gather
+from recon.stages.gather import gather, wanted
 from recon.stages.writing import Held, write
 from recon.wording import count
 from recon.workspace import Workspace, reflect
@@ -61,12 +61,12 @@ def apply(work: Workspace, profile_id: str, batch_id: str) -> StageResult:
     with transaction(work.engine, read_only=True) as connection:
         batch = batches.load(connection, batch_id, profile_id)
         batch.after(Action.APPLY)
-        reflect(connection, profile_id)
+        asked = wanted(connection, reflect(connection, profile_id), profile_id, work.exchange)
         now = work.now(connection)
     if batch.state is not State.APPROVED:
         return _compare(work, batch, now)
     _require_valid(batch, now)
-    snapshot = work.fetch(profile_id, now, _window(batch))
+    snapshot = work.fetch(profile_id, now, asked, _window(batch))
     try:
         done, written = write(
             work, profile_id, batch_id, Action.APPLY, lambda held: _write(work, held, batch.approval, snapshot)

@@ -9,13 +9,13 @@ from datetime import datetime, timedelta
 from recon import audit, batches
 from recon.batches import Action
 from recon.database import transaction
-from recon.domain import Cell, Check, OrderRow, Snapshot, Stage, StageResult, Table, Verdict
+from recon.domain import Cell, Check, OrderRow, Snapshot, Stage, StageResult, Table, Verdict, Wanted
 from recon.errors import ReconError
 from recon.identity import canonical_symbol
 from recon.lifecycles import build_lifecycles
 from recon.orders import OpenLifecycle
 from recon.plan import Facts, build_plan, market
-from recon.stages.gather import gather, mismatches, net_positions
+from recon.stages.gather import gather, mismatches, net_positions, wanted
 from recon.wording import count
 from recon.workspace import Workspace, reflect
 
@@ -28,9 +28,11 @@ def detect(work: Workspace, profile_id: str, batch_id: str) -> StageResult:
     """
     with transaction(work.engine, read_only=True) as connection:
         batches.load(connection, batch_id, profile_id).after(Action.DETECT)
-        reflect(connection, profile_id)
+        orders = reflect(connection, profile_id)
+        begin = wanted(connection, orders, profile_id, work.exchange).begin
+        asked = Wanted(tuple(orders.symbols(connection, profile_id)), begin)
         now = work.now(connection)
-    snapshot, unread = _snapshot(work, profile_id, now)
+    snapshot, unread = _snapshot(work, profile_id, now, asked)
     fills = {canonical_symbol(fill.symbol) for fill in snapshot.fills} if snapshot else set()
     held = set(market(snapshot).positions or ())
     with transaction(work.engine, read_only=True, snapshot=True) as connection:
@@ -73,10 +75,10 @@ def detect(work: Workspace, profile_id: str, batch_id: str) -> StageResult:
     )
 
 
-def _snapshot(work: Workspace, profile_id: str, now: datetime) -> tuple[Snapshot | None, str]:
+def _snapshot(work: Workspace, profile_id: str, now: datetime, asked: Wanted) -> tuple[Snapshot | None, str]:
     """What the exchange says, and why table and exchange cannot be compared, if they cannot."""
     try:
-        snapshot = work.fetch(profile_id, now)
+        snapshot = work.fetch(profile_id, now, asked)
     except ReconError as error:
         return None, f"The exchange was not read: {error.message}"
     if snapshot is None:

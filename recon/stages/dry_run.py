@@ -17,7 +17,8 @@ from recon.errors import Refused
 from recon.pause import PauseAnswer
 from recon.plan import Facts, Plan, Scope, build_plan
 from recon.stages.dry_run_result import dry_run_result
-from recon.stages.gather import gather
+from recon.stages.gather import gather, wanted
+from recon.venues.archive import coverage_document
 from recon.wording import count
 from recon.workspace import Workspace, reflect
 
@@ -44,10 +45,10 @@ def dry_run(work: Workspace, profile_id: str, batch_id: str) -> StageResult:
     require_enabled(work)
     with transaction(work.engine, read_only=True) as connection:
         batches.load(connection, batch_id, profile_id).after(Action.DRY_RUN)
-        reflect(connection, profile_id)
+        asked = wanted(connection, reflect(connection, profile_id), profile_id, work.exchange)
         now = work.now(connection)
     pause = work.pause(profile_id)
-    snapshot = work.fetch(profile_id, now)
+    snapshot = work.fetch(profile_id, now, asked)
     reading = _read(work, profile_id, snapshot)
     reasons = work.pause_reasons(pause)
     unavailable = _audit_trouble(work, reading.facts)
@@ -151,6 +152,7 @@ def plan_record(plan: Plan, snapshot: Snapshot | None, trade_digests: Mapping[st
     return {
         "document": dict(plan.document),
         "window": {"start": snapshot.window.start, "end": snapshot.window.end} if snapshot else None,
+        "coverage": coverage_document(snapshot) if snapshot else None,
         "targets": [
             {
                 "symbol": judgement.lifecycle.symbol,

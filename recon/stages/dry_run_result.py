@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterable
 from decimal import Decimal
 
-from recon.domain import Cell, Check, Decision, Item, Snapshot, Stage, StageResult, Table, Verdict
+from recon.domain import Cell, Check, Decision, Item, Page, Snapshot, Stage, StageResult, Table, Verdict
 from recon.plan import Facts, Plan
 from recon.wording import count
 
@@ -40,7 +40,8 @@ def _tables(plan: Plan, snapshot: Snapshot | None, facts: Facts) -> dict[str, Ta
         "conditions": _conditions(plan),
         "by_symbol": _by_symbol(plan.rows_to_write),
         "unrecognised_rows": _unmatched(plan),
-        "notes": _notes(snapshot, facts),
+        "fetched": _fetched(snapshot),
+        "notes": _notes(plan, snapshot, facts),
     }
 
 
@@ -131,7 +132,28 @@ def _unmatched(plan: Plan) -> Table:
     )
 
 
-def _notes(snapshot: Snapshot | None, facts: Facts) -> Table:
+def _fetched(snapshot: Snapshot | None) -> Table:
+    """One line per symbol that was asked for; the pages one by one are in the kept evidence and beside the plan."""
+    rows: list[tuple[Cell, ...]] = []
+    if snapshot is not None and snapshot.coverage is not None:
+        asked: dict[str | None, list[Page]] = defaultdict(list)
+        for page in snapshot.coverage.pages:
+            asked[page.symbol].append(page)
+        for symbol, pages in sorted(asked.items(), key=lambda pair: pair[0] or ""):
+            start, end = min(page.start for page in pages), max(page.end for page in pages)
+            rows.append((symbol or "all", start, end, len(pages), sum(page.fills for page in pages)))
+    elif snapshot is not None:
+        rows.append(("all", snapshot.window.start, snapshot.window.end, None, len(snapshot.fills)))
+    return Table(
+        "What was fetched",
+        "Per symbol as the source spells it: the span that was asked for, the pages read, and the fills on them, some "
+        "of them twice.",
+        ("symbol", "from", "to", "pages", "fills"),
+        tuple(rows),
+    )
+
+
+def _notes(plan: Plan, snapshot: Snapshot | None, facts: Facts) -> Table:
     notes = ["No exchange is configured (RECON_EXCHANGE): positions are unknown."]
     if snapshot is not None:
         start, end = snapshot.window.start, snapshot.window.end
@@ -139,6 +161,10 @@ def _notes(snapshot: Snapshot | None, facts: Facts) -> Table:
             f"Fills from {start:%Y-%m-%d %H:%M:%S} to {end:%Y-%m-%d %H:%M:%S} UTC are evidence; older ones are not."
         ]
         notes += snapshot.notes
+        older = [one.lifecycle for one in plan.judgements if one.lifecycle.begin < start]
+        if older:
+            names = ", ".join(lifecycle.trade_id for lifecycle in older)
+            notes.append(f"These trades began before the window, so that fills of theirs may be missing: {names}.")
     assumed = sum(row.is_filled and row.filled_at_assumed for row in facts.rows)
     if assumed:
         notes.append(f"filled_at is NULL on {count(assumed, 'filled row')}; created_at stands in.")

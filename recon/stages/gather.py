@@ -9,11 +9,25 @@ from decimal import Decimal
 from sqlalchemy.engine import Connection
 
 from recon.audit import Mismatch
-from recon.domain import Side, Snapshot
+from recon.domain import Side, Snapshot, Wanted
 from recon.identity import canonical_symbol
-from recon.lifecycles import Lifecycle
+from recon.lifecycles import Lifecycle, build_lifecycles
 from recon.orders import Orders
 from recon.plan import Facts, market
+from recon.venues import Exchange
+
+
+def wanted(connection: Connection, orders: Orders, profile_id: str, exchange: Exchange | None) -> Wanted:
+    """What a live venue is asked for: the symbols of the open lifecycles as spelled, and the earliest beginning.
+
+    Other sources hold everything already, and want nothing. Reads only.
+    """
+    if exchange is None or not exchange.live:
+        return Wanted()
+    facts = gather(connection, orders, profile_id, None)
+    still_open = [one for one in build_lifecycles(facts.rows).values() if one.open_qty > 0]
+    symbols = {one.symbol for one in still_open}
+    return Wanted(tuple(sorted(symbols)), min((one.begin for one in still_open), default=None))
 
 
 def gather(

@@ -15,7 +15,7 @@ from recon import audit, batches
 from recon.allocation import TradeKey
 from recon.batches import Action, Batch
 from recon.database import transaction
-from recon.domain import Check, Decision, Item, Snapshot, Stage, StageResult, Table, Verdict
+from recon.domain import Check, Decision, Item, Snapshot, Stage, StageResult, Table, Verdict, Wanted
 from recon.errors import ReconError
 from recon.evidence import ZERO
 from recon.identity import canonical_decimal, canonical_symbol
@@ -68,9 +68,11 @@ def validate(work: Workspace, profile_id: str, batch_id: str) -> StageResult:
     Raises `Refused`: illegal_transition, unknown_profile, orders_unsuitable.
     """
     with transaction(work.engine, read_only=True) as connection:
-        batches.load(connection, batch_id, profile_id).after(Action.VALIDATE)
+        planned = batches.load(connection, batch_id, profile_id)
+        planned.after(Action.VALIDATE)
         now = work.now(connection)
-    snapshot, unread = _snapshot(work, profile_id, now)
+    symbols = {target["symbol"] for target in (planned.plan or {})["targets"]}
+    snapshot, unread = _snapshot(work, profile_id, now, Wanted(tuple(sorted(symbols)), begin=now))
     with transaction(work.engine, read_only=True, snapshot=True) as connection:
         batch = batches.load(connection, batch_id, profile_id)
         found = _read(connection, reflect(connection, profile_id), batch, snapshot, now)
@@ -110,9 +112,9 @@ def validate(work: Workspace, profile_id: str, batch_id: str) -> StageResult:
     return replace(result, code="validation_failed", message=message)
 
 
-def _snapshot(work: Workspace, profile_id: str, now: datetime) -> tuple[Snapshot | None, str]:
+def _snapshot(work: Workspace, profile_id: str, now: datetime, asked: Wanted) -> tuple[Snapshot | None, str]:
     try:
-        snapshot = work.fetch(profile_id, now)
+        snapshot = work.fetch(profile_id, now, asked)
     except ReconError as error:
         return None, error.message
     return snapshot, "no exchange is configured (RECON_EXCHANGE)" if snapshot is None else ""

@@ -7,7 +7,7 @@ from pathlib import Path
 from sqlalchemy import Engine
 
 from recon.errors import UsageError
-from recon.settings import project_root
+from recon.settings import Settings, project_root
 from recon.venues.base import Exchange
 from recon.venues.statement import StatementExchange
 from recon.venues.table import TableExchange
@@ -15,13 +15,14 @@ from recon.venues.table import TableExchange
 __all__ = ["Exchange", "StatementExchange", "TableExchange", "open_exchange"]
 
 
-def open_exchange(spec: str | None, *, engine: Engine, demo_folder: Path | None = None) -> Exchange | None:
-    """The source that RECON_EXCHANGE names: `statement:DIR` or `table:FILLS,POSITIONS` (rules.md 10).
+def open_exchange(settings: Settings, *, engine: Engine, demo_folder: Path | None = None) -> Exchange | None:
+    """The source that RECON_EXCHANGE names: `ccxt:NAME`, `statement:DIR` or `table:FILLS,POSITIONS` (rules.md 10).
 
     Unset, it is the demo's statement in `demo_folder`, or None when there is no demo: positions are then unknown.
     DIR is absolute once settings are loaded; reports name it as seen from the project's root where it lies below that.
     Reads nothing yet. Raises `UsageError` (exchange_unknown).
     """
+    spec = settings.recon_exchange
     if spec is None:
         return None if demo_folder is None else StatementExchange(str(demo_folder), name="statement of the demo")
     kind, _, rest = spec.strip().partition(":")
@@ -30,9 +31,30 @@ def open_exchange(spec: str | None, *, engine: Engine, demo_folder: Path | None 
         return StatementExchange(rest.strip(), name=f"statement:{_shown(Path(rest.strip()))}")
     if kind == "table" and len(names) == 2 and all(names):
         return TableExchange(engine, *names)
+    if kind == "ccxt" and rest.strip():
+        return _live(rest.strip(), settings)
     raise UsageError(
         "exchange_unknown",
-        f"RECON_EXCHANGE is {spec!r}: expected statement:DIR or table:FILLS,POSITIONS. Correct the setting.",
+        f"RECON_EXCHANGE is {spec!r}: expected ccxt:NAME, statement:DIR or table:FILLS,POSITIONS. Correct the setting.",
+    )
+
+
+def _live(name: str, settings: Settings) -> Exchange:
+    from recon.venues.live.client import Access  # ccxt takes a second to import, and most runs do without it
+    from recon.venues.live.source import CcxtExchange
+
+    secrets = (settings.recon_exchange_api_key, settings.recon_exchange_secret, settings.recon_exchange_password)
+    key, secret, password = (one.get_secret_value() if one else None for one in secrets)
+    return CcxtExchange(
+        Access(
+            name,
+            key,
+            secret,
+            password,
+            sandbox=settings.recon_exchange_sandbox,
+            base_url=settings.recon_exchange_base_url,
+            market=settings.recon_exchange_market,
+        )
     )
 
 

@@ -13,10 +13,11 @@ from collections.abc import Iterator
 from datetime import datetime, timedelta
 from pathlib import Path
 
-from recon.domain import Snapshot, Window
+from recon.domain import NOTHING_SPECIAL, Snapshot, Wanted, Window
 from recon.errors import Refused
 from recon.strictjson import parse_object
 from recon.venues import rows
+from recon.venues.archive import Recorded, read_coverage
 from recon.venues.rows import Row, found, unreadable
 
 PLACEHOLDER = "{profile_id}"
@@ -24,20 +25,31 @@ PLACEHOLDER = "{profile_id}"
 
 _SOURCE = "statement"
 _KEYS = ("venue", "account", "from", "to", "fetched_at", "profile_id")
+_COVERAGE = "coverage"
 
 
 class StatementExchange:
     """Evidence from a statement folder; implements `recon.venues.base.Exchange`."""
+
+    live = False
 
     def __init__(self, directory_template: str, *, name: str | None = None) -> None:
         """Take the folder as given; `name` is what reports call it, else the folder itself."""
         self._template = directory_template
         self.name = name or f"statement:{directory_template}"
 
-    def fetch(self, profile_id: str, *, now: datetime, lookback: timedelta, window: Window | None = None) -> Snapshot:
+    def fetch(
+        self,
+        profile_id: str,
+        *,
+        now: datetime,
+        lookback: timedelta,
+        window: Window | None = None,
+        wanted: Wanted = NOTHING_SPECIAL,
+    ) -> Snapshot:
         """What the folder says; see `Exchange.fetch`. Raises `Refused` (evidence_unreadable), writes nothing."""
         folder = self._folder(profile_id)
-        about = _read_about(folder, profile_id, now)
+        about, recorded = _read_about(folder, profile_id, now)
         fill_rows = _read_rows(folder / "fills.csv", rows.FILL_COLUMNS)
         if fill_rows is None:
             raise unreadable(_SOURCE, f"fills.csv: expected this file in {folder}, found none")
@@ -49,8 +61,10 @@ class StatementExchange:
         fills, left_out = rows.within(window, every)
         positions = None if position_rows is None else rows.read_positions(position_rows)
         open_orders = None if order_rows is None else rows.read_open_orders(order_rows)
-        notes = (*_notes(about, positions is None, open_orders is None), *left_out)
-        return Snapshot(self.name, window, fills, positions, open_orders, notes)
+        notes = (*_notes(about, positions is None, open_orders is None), *recorded.notes, *left_out)
+        return Snapshot(
+            self.name, window, fills, positions, open_orders, notes, recorded.gaps, recorded.doubts, recorded.replaced
+        )
 
     def _folder(self, profile_id: str) -> Path:
         folder = self._template
@@ -65,9 +79,10 @@ class StatementExchange:
         return Path(folder)
 
 
-def _read_about(folder: Path, profile_id: str, now: datetime) -> Row:
+def _read_about(folder: Path, profile_id: str, now: datetime) -> tuple[Row, Recorded]:
     text = _read_text(folder / "statement.json")
-    about = Row(_SOURCE, "statement.json", dict.fromkeys(_KEYS, "") | ({} if text is None else _parse_about(text)))
+    cells, recorded = ({}, Recorded()) if text is None else _parse_about(text)
+    about = Row(_SOURCE, "statement.json", dict.fromkeys(_KEYS, "") | cells)
     if about.cells["from"]:
         about.time("from")
     for key in ("to", "fetched_at"):
@@ -77,22 +92,31 @@ def _read_about(folder: Path, profile_id: str, now: datetime) -> Row:
         raise about.refusal("from", f"a time not after `to` ({about.cells['to']})")
     if about.cells["profile_id"] not in ("", profile_id):
         raise about.refusal("profile_id", f"{profile_id!r}, since one account serves one profile")
-    return about
+    return about, recorded
 
 
-def _parse_about(text: str) -> dict[str, str]:
+def _parse_about(text: str) -> tuple[dict[str, str], Recorded]:
     try:
         about = parse_object(text)
     except ValueError as error:
         raise unreadable(_SOURCE, f"statement.json: expected one JSON object, found {error}") from None
-    texts = {}
+    texts, recorded = {}, _parse_coverage(about.pop(_COVERAGE, None))
     for key, value in about.items():
         if key not in _KEYS:
-            raise unreadable(_SOURCE, f"statement.json: expected only the keys {', '.join(_KEYS)}, found {found(key)}")
+            known = ", ".join((*_KEYS, _COVERAGE))
+            raise unreadable(_SOURCE, f"statement.json: expected only the keys {known}, found {found(key)}")
         if not isinstance(value, str | None):
             raise unreadable(_SOURCE, f"statement.json, key {key}: expected text in quotes, found {found(str(value))}")
         texts[key] = value or ""
-    return texts
+    return texts, recorded
+
+
+def _parse_coverage(about: object) -> Recorded:
+    try:
+        return read_coverage(about) if isinstance(about, dict) else Recorded()
+    except (ValueError, LookupError, TypeError, AttributeError) as error:
+        problem = f"statement.json, key {_COVERAGE}: expected what `recon fetch` writes, found {type(error).__name__}"
+        raise unreadable(_SOURCE, f"{problem}: {found(str(error))}") from None
 
 
 def _settle_window(about: Row, end: datetime, lookback: timedelta) -> Window:

@@ -14,7 +14,7 @@ import sqlalchemy as sa
 from sqlalchemy.exc import DataError, DBAPIError, InternalError, NoSuchTableError, ProgrammingError
 
 from recon.database import explain, prepare
-from recon.domain import Snapshot, Window
+from recon.domain import NOTHING_SPECIAL, Snapshot, Wanted, Window
 from recon.venues import rows
 from recon.venues.rows import Row, unreadable
 
@@ -26,6 +26,8 @@ _UTC_TEXT = 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"'
 class TableExchange:
     """Evidence from two tables of the same database; implements `recon.venues.base.Exchange`."""
 
+    live = False
+
     def __init__(self, engine: sa.Engine, fills_table: str, positions_table: str) -> None:
         """Take both names as PostgreSQL stores them, `table` or `schema.table`."""
         self._engine = engine.execution_options(isolation_level="REPEATABLE READ", postgresql_readonly=True)
@@ -33,7 +35,15 @@ class TableExchange:
         self._positions = positions_table
         self.name = f"table:{fills_table},{positions_table}"
 
-    def fetch(self, profile_id: str, *, now: datetime, lookback: timedelta, window: Window | None = None) -> Snapshot:
+    def fetch(
+        self,
+        profile_id: str,
+        *,
+        now: datetime,
+        lookback: timedelta,
+        window: Window | None = None,
+        wanted: Wanted = NOTHING_SPECIAL,
+    ) -> Snapshot:
         """What the tables say; see `Exchange.fetch`. Raises `Refused` (evidence_unreadable), writes nothing.
 
         A symbol without a position row is flat; a profile without any row in either table is unknown.

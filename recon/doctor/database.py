@@ -1,0 +1,44 @@
+"""The checks of the database, in order. Where it cannot be used at all, nothing more is asked of it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+
+from sqlalchemy.engine import Connection
+
+from recon.database import shown_url
+from recon.doctor import hazards, locks, place, rights, server
+from recon.doctor.asking import Finding, Question, asked
+from recon.doctor.pooler import pooler
+from recon.domain import Check
+from recon.identity import canonical_time
+from recon.workspace import Workspace
+
+QUESTIONS: Mapping[str, Question] = {
+    "time_zone": server.time_zone,
+    "search_path": place.search_path,
+    "orders": place.orders,
+    "own_tables": place.own_tables,
+    "privileges": rights.privileges,
+    "row_security": rights.row_security,
+    "triggers": hazards.triggers,
+    "rules": hazards.rules,
+    "locks": locks.locks,
+}
+
+
+def database_checks(work: Workspace) -> Iterator[Check]:
+    """Every check of the server, of `orders` and of recon's tables; reads only."""
+    where = "the embedded demo" if work.settings.is_demo else shown_url(work.engine.url)
+    first = asked(work, "database", lambda connection: server.version(connection, where))
+    yield first
+    if first.ok:
+        yield pooler(work.engine)
+        yield asked(work, "clock", lambda connection: _clock(work, connection))
+        yield from (asked(work, name, question) for name, question in QUESTIONS.items())
+
+
+def _clock(work: Workspace, connection: Connection) -> Finding:
+    if work.fixed_now is not None:
+        return True, f"the demo's, which stands still at {canonical_time(work.fixed_now)}"
+    return server.clock(connection)
