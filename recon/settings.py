@@ -167,7 +167,8 @@ def _origins(file: Path) -> dict[str, str]:
     }
     found = dict.fromkeys(Settings.model_fields, DEFAULT)
     for origin, source in sources.items():
-        found |= dict.fromkeys((name for name in source() if name in found), origin)
+        given = {name: value for name, value in source().items() if name in Settings.model_fields}
+        found |= {name: DEFAULT if value == "" else origin for name, value in given.items()}
         alike = (name for name in source.env_vars if name.startswith(OWN_PREFIXES) and not name.startswith(INTERNAL))
         found |= dict.fromkeys((name for name in alike if name not in Settings.model_fields), origin)
     return found

@@ -165,7 +165,7 @@ def own_database(servers: Servers, folder: Path) -> Iterator[None]:
                 "RECON_DATABASE_URL": make_url(url).set(username=ROLE).render_as_string(hide_password=False),
                 "RECON_TRADING_STATUS_URL": incident.switch.url,
             }
-            [(_, _, settings)] = blocks("ini")
+            (_, _, settings), *_ = blocks("ini")
             lines = [line.partition("=") for line in settings.splitlines()]
             text = "".join(f"{setting}={values.get(setting, given)}\n" for setting, _, given in lines)
             (folder / ".env").write_text(text, encoding="utf-8")
@@ -251,6 +251,12 @@ def test_settings_are_those_of_the_model_with_their_defaults() -> None:
             assert told[name].startswith("unset: "), name
         else:
             assert told[name] == f"`{str(one.default).lower()}`", name
+
+
+def test_every_setting_of_an_example_exists() -> None:
+    names = [line.partition("=")[0] for _, _, text in blocks("ini") for line in text.splitlines()]
+    assert {"RECON_EXCHANGE", "RECON_EXCHANGE_SECRET"} <= set(names)
+    assert [name for name in names if name.lower() not in Settings.model_fields] == []
 
 
 def test_every_reason_is_told_and_no_other() -> None:

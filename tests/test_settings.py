@@ -236,7 +236,7 @@ def test_the_kernels_of_jupyterlab_read_the_same_settings_whatever_lies_where_th
     for name, value in configuration(settings).items():
         monkeypatch.setenv(name, value)
     monkeypatch.chdir(project / "checkout")
-    assert load_settings() == settings
+    assert load_settings().model_dump() == settings.model_dump()
     assert settings.recon_exchange == f"statement:{project}/ops/st/{{profile_id}}"
 
 

@@ -30,10 +30,11 @@ def examine(settings: Settings, profile_id: str | None) -> list[Check]:
         return [Check("settings", False, f"{error.code}: {error.message} What is set, {told}")]
     except ReconError as error:
         return [Check("settings", True, told), Check("database", False, f"{error.code}: {error.message}")]
+    database = list(database_checks(work))
     return [
         Check("settings", True, told),
-        *database_checks(work),
-        *exchange_checks(work, profile_id),
+        *database,
+        *(exchange_checks(work, profile_id) if database[0].ok else ()),
         *_pause(work, profile_id),
         reports_check(settings.recon_reports_dir),
     ]

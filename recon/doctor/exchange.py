@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from recon.database import transaction
-from recon.domain import Check, Snapshot
+from recon.domain import NOTHING_SPECIAL, Check, Snapshot
 from recon.errors import ReconError
 from recon.orders import Orders
 from recon.stages.gather import wanted
 from recon.venues import Exchange
+from recon.wording import count
 from recon.workspace import Workspace
 
 
@@ -44,8 +45,9 @@ def _probed(exchange: Exchange) -> Iterator[Check]:
 def _evidence(work: Workspace, exchange: Exchange, profile_id: str) -> Check:
     try:
         with transaction(work.engine, read_only=True) as connection:
-            orders = Orders.reflect(connection)
-            asked = wanted(connection, orders, profile_id, exchange)
+            asked = NOTHING_SPECIAL
+            if exchange.live:
+                asked = wanted(connection, Orders.reflect(connection), profile_id, exchange)
             now = work.now(connection)
         snapshot = work.fetch(profile_id, now, asked)
     except ReconError as error:
@@ -56,5 +58,5 @@ def _evidence(work: Workspace, exchange: Exchange, profile_id: str) -> Check:
 
 
 def _told(snapshot: Snapshot) -> str:
-    legs = f"{len(snapshot.positions)} position legs" if snapshot.positions is not None else "positions unknown"
-    return f"{len(snapshot.fills)} fills, {legs}. {' '.join(snapshot.notes)}".strip()
+    legs = count(len(snapshot.positions), "position leg") if snapshot.positions is not None else "positions unknown"
+    return f"{count(len(snapshot.fills), 'fill')}, {legs}. {' '.join(snapshot.notes)}".strip()

@@ -11,6 +11,7 @@ from recon import audit
 from recon.doctor.asking import Finding
 from recon.errors import ReconError
 from recon.orders import Orders
+from recon.wording import count
 
 KINDS = {"r": "a table", "p": "a table", "v": "a view", "m": "a materialized view", "f": "a foreign table"}
 
@@ -72,7 +73,7 @@ def own_tables(connection: Connection) -> Finding:
     missing = audit.ddl(connection)
     if missing:
         raise ReconError(
-            "not_initialised", f"{len(missing)} statements are due; run `recon init`, or `recon init --print`."
+            "not_initialised", f"{count(len(missing), 'statement')} due; run `recon init`, or `recon init --print`."
         )
     return True, "complete"
 
