@@ -31,12 +31,12 @@ class Known:
     """One venue: its cursor, the page size where ccxt names none, fixed parameters, and where its raw legs lie.
 
     `legs` names the fields of a raw position that hold its market's id and its signed quantity, read besides what ccxt
-    parses because ccxt drops some; `apart` says that, asked for all legs or open orders at once, the venue leaves
-    out those that settle in another asset. `most` is how many fills, the latest, it tells at all. `orders` says how to ask for
-    what comes with the orders alone: client order ids, replacements, and who ordered. `dust` says that the venue tells
-    dust conversions apart, `margin` that a spot account may hold positions on margin, `conditional` that open orders on
-    contracts which wait for a price are listed apart, `whole` that fills come for the
-    whole account though ccxt wants a symbol.
+    parses because ccxt drops some; `apart` says that, asked for all legs or open orders at once, the venue leaves out
+    those that settle in another asset. `most` is how many fills, the latest, it tells at all. `orders` says how to ask
+    for what comes with the orders alone: client order ids, replacements, and who ordered. `dust` says that the venue
+    tells dust conversions apart, `margin` that a spot account may hold positions on margin, `conditional` that open
+    orders on contracts which wait for a price are listed apart, `whole` that fills come for the whole account though
+    ccxt wants a symbol.
     """
 
     cursor: Callable[..., Any] | None
