@@ -14,7 +14,7 @@ from sqlalchemy.engine import Connection
 from sqlalchemy.engine.interfaces import ReflectedColumn
 from sqlalchemy.exc import NoSuchTableError
 
-from recon.criteria import Amount, Columns
+from recon.columns import Amount, Columns
 from recon.errors import Refused
 
 REQUIRED = (

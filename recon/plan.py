@@ -15,7 +15,8 @@ from decimal import Context, Decimal, DivisionByZero, Inexact, InvalidOperation,
 from typing import Any
 
 from recon.allocation import Allocation, Candidate, TradeKey, allocate
-from recon.criteria import Case, Columns, Judgement, Market, Rules, candidate_rows, judge
+from recon.columns import Columns
+from recon.criteria import Case, Judgement, Market, Rules, candidate_rows, judge
 from recon.domain import Decision, Grade, Item, OrderRow, Reason, Side, Snapshot
 from recon.evidence import EvidenceUnit, Ledger, Order, Take, UnitKey, build_units, record, spend
 from recon.identity import canonical_id, canonical_symbol, digest

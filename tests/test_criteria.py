@@ -8,7 +8,8 @@ from decimal import Decimal
 import pytest
 from builders import WINDOW, at, facts_of, ledger, line_of, plan_of, row, said, with_rows, written
 
-from recon.criteria import Amount, Columns, Rules, differences
+from recon.columns import Amount, Columns
+from recon.criteria import Rules, differences
 from recon.domain import BATCH_REASONS, REMAINDER_REASONS, Decision, Item, Reason, Side
 from recon.identity import backfill_order_id
 from recon.plan import Facts

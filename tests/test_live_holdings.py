@@ -210,6 +210,25 @@ def test_open_orders_are_found_under_the_tables_spelling(name: Name) -> None:
     assert Reason.EXCHANGE_OPEN_ORDERS in reasons(snapshot, spelling)
 
 
+def test_an_order_that_waits_for_a_price_is_an_open_order() -> None:
+    """Binance lists the conditional orders on its contracts apart from the others."""
+    stop = {
+        "algoId": 2146760, "clientAlgoId": "stop-1", "algoType": "CONDITIONAL", "orderType": "STOP_MARKET",
+        "symbol": "BTCUSDT", "side": "SELL", "positionSide": "BOTH", "timeInForce": "GTC", "quantity": "0.5",
+        "algoStatus": "NEW", "triggerPrice": "50000", "price": "0", "reduceOnly": True, "actualOrderId": "",
+        "createTime": 1772355600000, "updateTime": 1772355600000, "triggerTime": 0, "goodTillDate": 0,
+    }  # fmt: skip
+    with VenueServer(scenario(NOW, swap(PERP)), clock="scenario") as server:
+        assert fetch(server, "binance_usdm", PERP).open_orders == ()
+        dialect: Any = server._dialects["binance_usdm"]
+        dialect.signed["/fapi/v1/openAlgoOrders"] = lambda _: [stop]
+        snapshot = fetch(server, "binance_usdm", PERP)
+    assert [(one.exchange_order_id, one.symbol, one.side, one.qty) for one in snapshot.open_orders or ()] == [
+        ("2146760", PERP, "sell", Decimal("0.5")),
+    ]  # fmt: skip
+    assert reasons(snapshot, PERP) == {Reason.EXCHANGE_OPEN_ORDERS}
+
+
 @each_dialect
 def test_an_open_order_of_another_symbol_is_seen_and_stands_in_nobodys_way(name: Name) -> None:
     btc, eth = market_of(name, "BTC"), market_of(name, "ETH")

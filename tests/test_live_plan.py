@@ -8,15 +8,16 @@ from pathlib import Path
 import pytest
 import sqlalchemy as sa
 from builders import PROFILE, said
-from venue.incident import LOOKBACK, NOW, after, fetch, market_of, plan_of, read_statement, story, table
+from venue.incident import LOOKBACK, NOW, WANTED, access, after, fetch, market_of, plan_of, read_statement, story, table
 from venue.model import Scenario
-from venue.scenario import order, scenario, trade, write_statement
+from venue.scenario import balance, leg, order, scenario, trade, write_statement
 from venue.server import VenueServer
 from venue.spelling import NAMES, Name, spelled
 
 from recon.criteria import Rules
 from recon.plan import Facts, Scope, build_plan
 from recon.venues import TableExchange, archive
+from recon.venues.live.source import CcxtExchange
 from recon.venues.rows import FILL_COLUMNS, POSITION_COLUMNS
 
 each_dialect = pytest.mark.parametrize("name", NAMES)
@@ -39,6 +40,35 @@ def test_the_plan_is_that_of_the_statement(name: Name, rows_a_page: int | None, 
     assert not live.gaps
     assert not live.doubts
     assert plan_of(rows, live).digest == plan_of(rows, statement).digest
+
+
+def test_the_plan_of_a_margin_account_is_that_of_its_statement(tmp_path: Path) -> None:
+    """Binance's cross margin: fills, orders and balances are told by endpoints of their own."""
+    lived = replace(story("binance_spot"), wallet="margin", balances=(balance("ETH", "3", 0, "0.5", "0.5"),))
+    told = spelled(lived, "binance_spot")
+    rows = table("binance_spot", told, lived)
+    with VenueServer(lived, clock="scenario", limits={"binance_spot": 7}) as server:
+        live = fetch(server, "binance_spot", market="margin")
+        assert {seen.path for seen in server.requests if "Trades" in seen.path} == {"/sapi/v1/margin/myTrades"}
+    statement = read_statement(write_statement(told, tmp_path))
+    assert set(live.fills) == set(statement.fills)
+    assert live.open_orders == statement.open_orders
+    assert [leg.qty for leg in live.positions or ()] == [3, -1]
+    net = replace(live, positions=statement.positions)
+    assert plan_of(rows, net).digest == plan_of(rows, statement).digest
+
+
+def test_the_futures_of_an_account_are_read_under_either_name() -> None:
+    """`ccxt:binance` with RECON_EXCHANGE_MARKET=swap is `ccxt:binanceusdm`, a leg without an entry price included."""
+    more = leg(market_of("binance_usdm", "SOL"), "0.25", 0)
+    with VenueServer(story("binance_usdm", more), clock="scenario", limits={"binance_usdm": 7}) as server:
+        expected = fetch(server, "binance_usdm")
+        way = replace(access(server, "binance_usdm", market="swap"), name="binance")
+        found = CcxtExchange(way).fetch(PROFILE, now=NOW, lookback=LOOKBACK, wanted=WANTED["binance_usdm"])
+    assert len(found.positions or ()) == 2
+    assert (found.fills, found.positions, found.open_orders) == (
+        expected.fills, expected.positions, expected.open_orders,
+    )  # fmt: skip
 
 
 def test_the_dialects_tell_one_story() -> None:

@@ -16,7 +16,7 @@ from zoneinfo import ZoneInfo
 import pytest
 from builders import at, closing, facts_of, fill, ledger, plan_of, row, said, with_rows, written
 
-from recon.criteria import Amount, Columns
+from recon.columns import Amount, Columns
 from recon.domain import Decision, Item, OpenOrder, Position, Reason, Side, Snapshot, Window
 from recon.identity import canonical_json
 from recon.plan import Facts, Scope, item_document, item_from, market

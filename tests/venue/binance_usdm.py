@@ -66,6 +66,7 @@ class BinanceUsdm(Binance):
             "/fapi/v2/balance": lambda _: self._balances(),
             "/fapi/v3/balance": lambda _: self._balances(),
             "/fapi/v1/openOrders": self._open_orders,
+            "/fapi/v1/openAlgoOrders": lambda _: [],
             "/fapi/v1/allOrders": self._all_orders,
             "/fapi/v1/order": self._one_order,
             "/fapi/v1/forceOrders": self._forced_orders,

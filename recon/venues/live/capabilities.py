@@ -40,7 +40,7 @@ def capabilities(name: str) -> tuple[str, ...]:
         f"{paged.piece.days * 24} hours" if paged.piece and paged.piece.days < 10_000 else "any",
         f"{paged.reach.days} days" if paged.reach and paged.reach.days < 10_000 else "as the venue tells",
         "balances" if spot else "legs, also those ccxt drops" if this.legs else "legs",
-        "per symbol" if venue.feature("fetchOpenOrders", "symbolRequired") else "all at once",
+        "per symbol" if this.apart or venue.feature("fetchOpenOrders", "symbolRequired") else "all at once",
         ", ".join(what for what, is_so in apart.items() if is_so) or "nothing",
     )
 

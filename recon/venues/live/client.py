@@ -158,6 +158,10 @@ def connect(access: Access) -> ReadOnlyVenue:
     client = kind({"number": str, "timeout": 20_000, "enableRateLimit": access.paced, "enableLastJsonResponse": True})
     market = access.market or client.options.get("defaultType") or "spot"
     client.options["defaultType"] = market
+    if market == "margin":  # of a market's type ccxt knows spot alone, and would read the spot account
+        client.options["defaultMarginMode"] = "cross"
+    if market in ("swap", "future"):  # some of ccxt's calls go by this alone, and would read the spot account
+        client.options["defaultSubType"] = "linear"
     client.options["warnOnFetchOpenOrdersWithoutSymbol"] = False
     _set_credentials(client, access)
     if access.sandbox:

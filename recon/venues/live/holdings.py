@@ -52,7 +52,7 @@ def _unlisted(venue: ReadOnlyVenue, markets: Markets) -> tuple[Doubt, ...]:
 def _contracts(venue: ReadOnlyVenue, known: Known, markets: Markets) -> Iterator[Position]:
     """Legs as the raw answer has them, else as ccxt parsed them; ccxt leaves out those without an entry price."""
     asked: Sequence[str | None] = [None]
-    if known.legs_by_symbol:
+    if known.apart:
         asked = sorted({market["symbol"] for market in markets.by_symbol.values()})
     for symbol in asked:
         parsed = venue.read("fetch_positions", symbol and [symbol])
@@ -137,7 +137,7 @@ def _on_margin(venue: ReadOnlyVenue, markets: Markets) -> Iterator[Position]:
 def read_open_orders(venue: ReadOnlyVenue, known: Known, markets: Markets) -> tuple[OpenOrder, ...]:
     """The orders that the venue still works, on any symbol. Raises `Refused` when they cannot be read in full."""
     asked: Iterable[str | None] = [None]
-    if venue.feature("fetchOpenOrders", "symbolRequired"):
+    if known.apart or venue.feature("fetchOpenOrders", "symbolRequired"):
         asked = sorted({market["symbol"] for market in markets.by_symbol.values()})
     orders = [order for symbol in asked for order in _working(venue, known, symbol)]
     return tuple(
@@ -156,6 +156,8 @@ def _working(venue: ReadOnlyVenue, known: Known, symbol: str | None) -> Sequence
         raise Refused(
             "evidence_unreadable", f"{venue.name} lists {len(found)} open orders, which may not be all of them."
         )
+    if known.conditional and venue.market in ("swap", "future"):
+        found = [*found, *venue.read("fetch_open_orders", symbol, None, limit, params={"trigger": True})]
     return found
 
 

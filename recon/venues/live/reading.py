@@ -97,7 +97,8 @@ class _Reader:
         """Client order ids and replacements, where fills name neither."""
         if self.known.orders is None:
             return NO_ORDERS
-        read = read_orders(self.venue, self.known.orders, self.span, found)
+        listed = [trade for trade in found if trade["symbol"] in self.venue.markets]
+        read = read_orders(self.venue, self.known.orders, self.span, listed)
         self.made.replaced.update(read.replaced)
         if read.missing:
             self.made.notes.append(

@@ -31,11 +31,12 @@ class Known:
     """One venue: its cursor, the page size where ccxt names none, fixed parameters, and where its raw legs lie.
 
     `legs` names the fields of a raw position that hold its market's id and its signed quantity, read besides what ccxt
-    parses because ccxt drops some; `legs_by_symbol` says that, asked for all legs at once, the venue leaves out those
-    that settle in another asset. `most` is how many fills, the latest, it tells at all. `orders` says how to ask for
-    what comes with the orders alone: client order ids, replacements, and who ordered. `dust` says that the venue tells
-    dust conversions apart, `margin` that a spot account may hold positions on margin, `whole` that fills come for the
-    whole account though ccxt wants a symbol.
+    parses because ccxt drops some; `apart` says that, asked for all legs or open orders at once, the venue leaves out
+    those that settle in another asset. `most` is how many fills, the latest, it tells at all. `orders` says how to ask
+    for what comes with the orders alone: client order ids, replacements, and who ordered. `dust` says that the venue
+    tells dust conversions apart, `margin` that a spot account may hold positions on margin, `conditional` that open
+    orders on contracts which wait for a price are listed apart, `whole` that fills come for the whole account though
+    ccxt wants a symbol.
     """
 
     cursor: Callable[..., Any] | None
@@ -43,20 +44,23 @@ class Known:
     params: Mapping[str, Any] = field(default_factory=dict)
     alone: bool = False
     legs: tuple[str, str] | None = None
-    legs_by_symbol: bool = False
+    apart: bool = False
     most: int | None = None
     orders: Orders | None = None
     fees: Fees | None = None
     dust: bool = False
     margin: bool = False
+    conditional: bool = False
     whole: bool = False
 
 
 KNOWN: Mapping[str, Known] = {
     "alpaca": Known(pages.page_token, params={"direction": "asc"}, orders=Orders.BY_TIME, fees=Fees.ACTIVITIES),
-    "binance": Known(pages.from_id, alone=True, orders=Orders.FROM_ID, dust=True),
-    "binanceusdm": Known(pages.from_id, alone=True, legs=("symbol", "positionAmt"), orders=Orders.FROM_ID),
-    "bybit": Known(pages.bybit_cursor, legs=("symbol", "size"), legs_by_symbol=True),
+    "binance": Known(pages.from_id, alone=True, legs=("symbol", "positionAmt"), orders=Orders.FROM_ID, dust=True),
+    "binanceusdm": Known(
+        pages.from_id, alone=True, legs=("symbol", "positionAmt"), orders=Orders.FROM_ID, conditional=True
+    ),
+    "bybit": Known(pages.bybit_cursor, legs=("symbol", "size"), apart=True),
     "coinbase": Known(pages.coinbase_cursor),
     "hyperliquid": Known(None, legs=("coin", "szi"), whole=True, most=10_000),
     "kraken": Known(pages.offset, limit=50, orders=Orders.BY_IDS, fees=Fees.LEDGER, margin=True),
