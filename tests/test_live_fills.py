@@ -331,7 +331,10 @@ def test_an_id_that_repeats_at_another_time_is_another_fill() -> None:
     ]  # fmt: skip
 
 
-@pytest.mark.parametrize("lacking", [{"side": None}, {"amount": None}, {"price": "x"}, {"id": ...}, {"side": "long"}])
+@pytest.mark.parametrize(
+    "lacking",
+    [{"side": None}, {"amount": None}, {"price": "x"}, {"id": ...}, {"side": "long"}, {"amount": "0"}, {"price": "0"}],
+)
 def test_a_fill_that_lacks_something_is_refused(lacking: dict[str, Any]) -> None:
     made = a_trade(**lacking)
     made = {key: value for key, value in made.items() if value is not ...}

@@ -262,8 +262,8 @@ def test_fills_up_to_five_minutes_ahead_are_accepted_and_move_the_end(write: Wri
         ),
         (
             "open_orders",
-            "o,,ETH,buy,0,0,2026-03-01T08:00:00Z",
-            "open_orders.csv line 3, column qty: expected a number above",
+            "o,,ETH,buy,-1,0,2026-03-01T08:00:00Z",
+            "open_orders.csv line 3, column qty: expected zero or a number above",
         ),
         (
             "open_orders",
@@ -497,6 +497,12 @@ def test_without_the_placeholder_any_profile_may_ask(write: Writer) -> None:
     assert len(fetch(write(FILL), "../main").fills) == 1
 
 
+def test_an_open_order_that_closes_whatever_is_held_has_no_quantity(write: Writer) -> None:
+    folder = write(FILL, orders=["o,,ETH,sell,0,0,2026-03-01T08:00:00Z"])
+    (order,) = fetch(folder).open_orders
+    assert order.qty == 0
+
+
 def test_a_symbolic_link_is_followed(write: Writer, tmp_path: Path) -> None:
     folder = write(FILL)
     link = tmp_path / "link"
@@ -545,7 +551,7 @@ def test_a_venue_that_cannot_be_read_to_the_end_is_a_usage_error(name: str, said
 
 
 @pytest.mark.parametrize(
-    "spec", ["", "statement", "statement:", "statement: ", "table:a", "table:a,", "table:a,b,c", "ccxt:", "ccxt", "x:y"]
+    "spec", ["statement", "statement:", "statement: ", "table:a", "table:a,", "table:a,b,c", "ccxt:", "ccxt", "x:y"]
 )
 def test_an_unknown_source_is_a_usage_error(spec: str) -> None:
     engine = create_engine("postgresql+psycopg://nowhere.invalid/none")

@@ -101,6 +101,13 @@ class Row:
             raise self.refusal(column, "a number above zero")
         return value
 
+    def not_negative(self, column: str) -> Decimal:
+        """As `number`, but zero or above."""
+        value = self.number(column)
+        if value < 0:
+            raise self.refusal(column, "zero or a number above it")
+        return value
+
     def time(self, column: str) -> datetime:
         """An instant in UTC; the cell must name its offset."""
         value = parse_time(self.cells[column])
@@ -147,17 +154,14 @@ def read_position(row: Row) -> Position:
 
 
 def read_open_order(row: Row) -> OpenOrder:
-    """The open order of a row."""
-    filled_qty = row.number("filled_qty")
-    if filled_qty < 0:
-        raise row.refusal("filled_qty", "zero or a number above it")
+    """The open order of a row; one that closes whatever is held has no quantity of its own, and works all the same."""
     return OpenOrder(
         exchange_order_id=row.text("exchange_order_id"),
         client_order_id=row.optional("client_order_id"),
         symbol=row.text("symbol"),
         side=row.side("side"),
-        qty=row.positive("qty"),
-        filled_qty=filled_qty,
+        qty=row.not_negative("qty"),
+        filled_qty=row.not_negative("filled_qty"),
         created_at=row.time("created_at"),
     )
 

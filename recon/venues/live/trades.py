@@ -84,6 +84,8 @@ def to_fill(trade: Trade, market: Market, symbol: str, client_order_id: str | No
     try:
         side, qty, price = Side(trade["side"]), Decimal(trade["amount"]), Decimal(trade["price"])
         at, fill_id = finest_instant(trade), _given(trade["id"])
+        if qty <= 0 or price <= 0:
+            raise ValueError("a fill has a quantity and a price")
     except (KeyError, TypeError, ValueError, ArithmeticError) as error:
         raise Refused(
             "evidence_unreadable",
