@@ -19,6 +19,7 @@ from tenacity import Retrying, retry_if_exception_type, stop_after_attempt
 from recon.errors import Refused, UsageError
 from recon.venues.live import guard
 from recon.venues.live.guard import Garbled, Guarded, understood
+from recon.venues.live.shapes import check_shape
 
 READS = frozenset(
     {
@@ -111,7 +112,13 @@ class ReadOnlyVenue:
         """Ask, again and again where that may help. Raises `Refused` (evidence_unreadable), which names the failure."""
         if method not in READS:
             raise ValueError(f"{method} is not a reading call")
-        return self._asked(method, lambda: getattr(self._client, method)(*arguments, params=dict(params or {})))
+
+        def ask() -> Any:
+            answer = getattr(self._client, method)(*arguments, params=dict(params or {}))
+            check_shape(self.name, method, self.last_answer)
+            return answer
+
+        return self._asked(method, ask)
 
     def raw(self, endpoint: str, params: Mapping[str, Any]) -> Any:
         """As `read`, for an endpoint that ccxt declares but does not use: `GET private v5/user/query-api`."""

@@ -151,9 +151,12 @@ class _Reader:
             "page_size": 100,
         }
         cursor: dict[str, Any] = {}
-        while page := self.venue.raw("GET trader.private v2/account/activities/{activity_type}", bounds | cursor):
-            if any(fee["id"] in found for fee in page):
-                raise Refused("evidence_unreadable", f"{self.venue.name} repeats itself in the activities of fees.")
+        while True:
+            page = self.venue.raw("GET trader.private v2/account/activities/{activity_type}", bounds | cursor)
+            if not isinstance(page, list) or any(fee["id"] in found for fee in page):
+                raise Refused("evidence_unreadable", f"{self.venue.name} does not list each activity of fees once.")
+            if not page:
+                break
             found |= {fee["id"]: self._separate_fee(fee) for fee in page}
             cursor = {"page_token": page[-1]["id"]}
         return [fee for fee in found.values() if fee is not None]
