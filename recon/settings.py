@@ -71,7 +71,7 @@ class Settings(BaseSettings):
     recon_exchange_secret: SecretStr | None = None
     recon_exchange_password: SecretStr | None = None
     recon_exchange_sandbox: bool = False
-    recon_exchange_base_url: str | None = None
+    recon_exchange_base_url: SecretStr | None = None
     recon_exchange_market: Literal["spot", "swap", "future", "margin"] | None = None
     recon_trading_status_url: SecretStr | None = None
     recon_trading_status_token: SecretStr | None = None

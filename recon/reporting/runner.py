@@ -198,7 +198,7 @@ def _secrets(settings: Settings) -> list[str]:
 
     A key too short to be unlike any other word counts as a password. A longer secret goes before one that it holds.
     """
-    urls = (settings.recon_database_url, settings.recon_trading_status_url)
+    urls = (settings.recon_database_url, settings.recon_trading_status_url, settings.recon_exchange_base_url)
     passwords = {
         word for url in urls if url for pair in PASSWORD.findall(url.get_secret_value()) for word in pair if word
     }

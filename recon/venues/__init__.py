@@ -43,8 +43,15 @@ def _live(name: str, settings: Settings) -> Exchange:
     from recon.venues.live.client import Access  # ccxt takes a second to import, and most runs do without it
     from recon.venues.live.source import CcxtExchange
 
-    secrets = (settings.recon_exchange_api_key, settings.recon_exchange_secret, settings.recon_exchange_password)
-    key, secret, password = (one.get_secret_value() if one else None for one in secrets)
+    key, secret, password, base_url = (
+        one.get_secret_value() if one else None
+        for one in (
+            settings.recon_exchange_api_key,
+            settings.recon_exchange_secret,
+            settings.recon_exchange_password,
+            settings.recon_exchange_base_url,
+        )
+    )
     return CcxtExchange(
         Access(
             name,
@@ -52,7 +59,7 @@ def _live(name: str, settings: Settings) -> Exchange:
             secret,
             password,
             sandbox=settings.recon_exchange_sandbox,
-            base_url=settings.recon_exchange_base_url,
+            base_url=base_url,
             market=settings.recon_exchange_market,
         )
     )
