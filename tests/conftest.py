@@ -25,9 +25,10 @@ Servers = Callable[[str], EmbeddedServer]
 
 
 def pytest_configure() -> None:
-    """Let Ctrl-C be heard: a job that a shell started in the background ignores it, and so would what it starts."""
-    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
-        signal.signal(signal.SIGINT, signal.default_int_handler)
+    """Let signals be heard: a background job ignores Ctrl-C, one under nohup SIGHUP, and so would what it starts."""
+    for number, handler in ((signal.SIGINT, signal.default_int_handler), (signal.SIGHUP, signal.SIG_DFL)):
+        if signal.getsignal(number) is signal.SIG_IGN:
+            signal.signal(number, handler)
 
 
 def postgresql_15() -> Path | None:

@@ -18,7 +18,7 @@ AT = datetime(2026, 3, 1, 9, 30, 0, 123000, tzinfo=UTC)
 
 TABLE_NAMES = {
     Stage.DETECT: "open_lifecycles mismatches over_closed exits_without_trade symbol_spellings unowned_fills notes",
-    Stage.DRY_RUN: "targets allocations conditions by_symbol unrecognised_rows notes",
+    Stage.DRY_RUN: "targets allocations conditions by_symbol unrecognised_rows fetched notes",
     Stage.APPLY: "applied left_open acknowledgements invariants transaction",
     Stage.VALIDATE: "targets runbook_open decision_counts events acknowledgements other_changes",
     Stage.ROLLBACK: "canceled left_alone lifecycles",

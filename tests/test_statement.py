@@ -7,6 +7,7 @@ import io
 import json
 import os
 import re
+import shutil
 import tempfile
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
@@ -526,11 +527,11 @@ def test_open_exchange_picks_the_source(write: Writer, monkeypatch: pytest.Monke
     table = open_exchange(named("table: a.fills , positions"), engine=engine, demo_folder=folder)
     assert isinstance(table, TableExchange)
     assert table.name == "table:a.fills,positions"
-    monkeypatch.chdir(folder.parent)
-    (folder.parent / ".env").touch()
-    for where, shown in ((folder.parent, folder.name), (Path("/"), folder)):
+    below = Path(shutil.copytree(folder, folder / "below"))
+    (folder / ".env").touch()
+    for where, shown in ((folder, "below"), (Path("/"), below)):
         monkeypatch.chdir(where)
-        found = open_exchange(named(f"statement: {folder} "), engine=engine)
+        found = open_exchange(named(f"statement: {below} "), engine=engine)
         assert found is not None
         assert found.name == f"statement:{shown}"
         assert len(found.fetch("main", now=NOW, lookback=LOOKBACK).fills) == 1
