@@ -206,7 +206,7 @@ def test_the_run_card_of_a_configured_database_shows_no_secret(environment, inci
     rows = card()
     assert PASSWORD not in repr(rows)
     assert rows["database"] == f"local socket/{incident.engine.url.database}"
-    assert rows["exchange"] == f"statement:{incident.folder}"
+    assert rows["exchange"] == "statement:statement", "as seen from the root, which is here"
     assert rows["trading status"] == "configured"
     assert (rows["narrowed to trades"], rows["narrowed to symbols"]) == ("no", "no")
     assert "demo" not in str(rows["clock"])
