@@ -62,6 +62,7 @@ class Market:
     open_orders: Mapping[str, tuple[OpenOrder, ...]]
     window: Window | None
     gaps: tuple[Gap, ...] = ()
+    asked: frozenset[str] | None = None
     doubts: Mapping[str, tuple[Doubt, ...]] = field(default_factory=dict)
 
 
@@ -258,6 +259,11 @@ def _contradicted_sides(case: Case) -> Iterable[str]:
 def _exchange(market: Market, symbol: str) -> Iterable[tuple[Reason, str]]:
     for doubt in market.doubts.get(symbol, ()):
         yield doubt.reason, doubt.why
+    if market.asked is not None and symbol not in market.asked:
+        yield (
+            Reason.EXCHANGE_POSITION_UNKNOWN,
+            "positions of this symbol were not asked for when the evidence was fetched; fetch it again",
+        )
     if market.positions is None:
         yield Reason.EXCHANGE_POSITION_UNKNOWN, "positions were not read in full; unknown is not flat"
     else:

@@ -260,10 +260,15 @@ class Coverage:
 
 @dataclass(frozen=True, slots=True)
 class Wanted:
-    """What a stage needs to know of the exchange: symbols as `orders` spells them, and the earliest beginning."""
+    """What a stage needs to know of the exchange, in symbols as `orders` spells them.
+
+    `symbols` are those whose fills and positions matter, `also` the others of the table, whose positions do; `begin` is
+    the earliest beginning of an open trade.
+    """
 
     symbols: tuple[str, ...] = ()
     begin: datetime | None = None
+    also: tuple[str, ...] = ()
 
 
 NOTHING_SPECIAL = Wanted()
@@ -275,7 +280,8 @@ class Snapshot:
     """What the exchange said, once: `positions` None means unknown, `open_orders` None means not checked.
 
     `fills` lie inside `window` and are free of duplicates. `notes` are sentences for the report. `replaced` names, for
-    an exchange order, the order that it replaced.
+    an exchange order, the order that it replaced. `asked` are the canonical symbols that `positions` covers, None where
+    it covers all: a symbol that was never asked for is unknown, not flat.
     """
 
     source: str
@@ -287,6 +293,7 @@ class Snapshot:
     gaps: tuple[Gap, ...] = ()
     doubts: tuple[Doubt, ...] = ()
     replaced: Mapping[str, str] = field(default_factory=dict)
+    asked: frozenset[str] | None = None
     coverage: Coverage | None = None
 
 

@@ -205,7 +205,8 @@ def record(ledger: Ledger, rows: Iterable[tuple[OrderRow, Side | None]], window:
             continue
         if row.exchange_order_id:
             named = [row.exchange_order_id, *book.replacements(row, row.exchange_order_id)]
-            if not book.take_named(row, side, named) and window.holds(row.filled_at):
+            known = book.take_named(row, side, named) or book.take_by_client_id(row, side)
+            if not known and window.holds(row.filled_at):
                 ledger.unmatched.append((row, "no fill carries its exchange_order_id; it spends nothing"))
         else:
             pending.append((row, side))

@@ -247,6 +247,7 @@ def market(snapshot: Snapshot | None) -> Market:
         _by_symbol(snapshot.open_orders or ()),
         snapshot.window,
         snapshot.gaps,
+        snapshot.asked,
         _by_symbol(snapshot.doubts),
     )
 

@@ -10,9 +10,18 @@ import getpass
 from decimal import Decimal
 from pathlib import Path
 from typing import Annotated, Any, Literal
+from urllib.parse import urlsplit
 
 from platformdirs import user_data_path
-from pydantic import Field, PrivateAttr, SecretStr, StringConstraints, ValidationError, model_validator
+from pydantic import (
+    Field,
+    PrivateAttr,
+    SecretStr,
+    StringConstraints,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 from pydantic_settings import BaseSettings, DotEnvSettingsSource, EnvSettingsSource, SettingsConfigDict
 
 from recon.errors import UsageError
@@ -43,6 +52,15 @@ def project_root(start: Path | None = None) -> Path:
         if project.is_file() and 'name = "recon"' in project.read_text(encoding="utf-8", errors="replace"):
             return folder
     return here
+
+
+def _names_a_host(address: str) -> bool:
+    try:
+        parsed = urlsplit(address)
+        port = parsed.port  # raises, and quotes, what is no number
+    except ValueError:
+        return False
+    return parsed.scheme in ("http", "https") and bool(parsed.hostname) and port != 0 and " " not in address
 
 
 def _actor() -> str:
@@ -82,6 +100,14 @@ class Settings(BaseSettings):
     recon_home: Path = Field(default_factory=lambda: user_data_path("recon"))
 
     _origins: dict[str, str] = PrivateAttr(default_factory=dict)
+
+    @field_validator("recon_exchange_base_url")
+    @classmethod
+    def _is_address(cls, value: SecretStr | None) -> SecretStr | None:
+        """Scheme, host and port, so that nothing of it is taken for something else and quoted."""
+        if value is not None and not _names_a_host(value.get_secret_value()):
+            raise ValueError("expected http://HOST:PORT or https://HOST")
+        return value
 
     @model_validator(mode="before")
     @classmethod

@@ -243,6 +243,20 @@ def test_ids_are_unique_within_a_side_only_and_a_stated_side_counts(facts):
 
 
 @ledger
+def test_an_order_that_no_fill_names_any_more_is_found_by_its_client_id(facts):
+    """
+    The exit was edited: the venue gave it a new id, and kept the client's; another row's order is nowhere.
+
+        10:00:00  EXIT  T1  sell  1  @100  OLD   client=c1
+        10:00:00  EXIT  T2  sell  1  @100  GONE  client=c9
+        10:00:00  fill  NEW  sell  2  client=c1
+    """
+    held = booked(facts)
+    assert left(held) == {"NEW 10:00:00": "1"}
+    assert listed(held) == [("row-1", NO_FILL)]
+
+
+@ledger
 def test_a_stated_side_yields_where_only_the_other_side_has_such_an_order(facts):
     """
     The backend wrote the position's side on an exit, and once the wrong client id's: the fills are theirs all the same.

@@ -8,7 +8,9 @@ import pytest
 from builders import SYMBOL, at, closing, facts_of, ledger, plan_of, said
 
 from recon.domain import Doubt, Gap, Reason
+from recon.lifecycles import build_lifecycles
 from recon.plan import Facts, Plan
+from recon.stages.gather import mismatches, net_positions
 
 GHOST = ("09:00:00 ENTRY T1 buy 2 @100 E1", "10:00:00 fill X1 sell 1 @110")
 """One of two is covered: the rest is missing."""
@@ -77,6 +79,21 @@ def test_a_doubt_about_a_symbol_stands_against_each_of_its_trades_and_no_other(r
     plan = plan_of(replace(facts, snapshot=doubtful))
     assert said(plan) == ["T2 fill_evidence 1 @110 X2 10:00:00 exact", f"T1 NO_GO {reason.value} 2"]
     assert plan.digest != plan_of(facts).digest
+
+
+def test_a_symbol_that_was_not_asked_for_is_unknown_and_no_mismatch():
+    """Its absence from the positions means nothing; a source that covers all symbols says None."""
+    facts = facts_of(
+        "09:00:00 ENTRY T1 buy 2 @100 E1", "10:00:00 fill X1 sell 2 @110",
+        "09:00:00 ENTRY T2 buy 1 @100 E2 symbol=BTC/USD", "10:00:00 fill X2 sell 1 @110 symbol=BTC/USD",
+    )  # fmt: skip
+    narrow = replace(facts.snapshot, asked=frozenset({"BTCUSD"}))
+    assert said(plan_of(replace(facts, snapshot=narrow))) == [
+        "T2 fill_evidence 1 @110 X2 10:00:00 exact", "T1 NO_GO exchange_position_unknown 2",
+    ]  # fmt: skip
+    net = net_positions(build_lifecycles(facts.rows).values())
+    assert set(mismatches(net, narrow)) == {"BTCUSD"}
+    assert set(mismatches(net, facts.snapshot)) == {"BTCUSD", "ETHUSD"}
 
 
 # Replaced orders

@@ -240,6 +240,22 @@ def test_the_kernels_of_jupyterlab_read_the_same_settings_whatever_lies_where_th
     assert settings.recon_exchange == f"statement:{project}/ops/st/{{profile_id}}"
 
 
+@pytest.mark.parametrize(
+    "address",
+    ["127.0.0.1:1", "htp://h", "http://", "http://u:sesame/x@h:1", "http://u:sesame\u2100@h", "http://u:sesame a@h",
+     "http://[::1", "http://h:99999", "http://h:0"],
+)  # fmt: skip
+def test_an_exchange_address_that_could_be_misread_is_refused_and_not_repeated(monkeypatch, address) -> None:
+    monkeypatch.setenv("RECON_EXCHANGE_BASE_URL", address)
+    with pytest.raises(UsageError) as caught:
+        load_settings()
+    assert caught.value.code == "settings_invalid"
+    assert "RECON_EXCHANGE_BASE_URL: Value error, expected http://HOST:PORT" in caught.value.message
+    assert "sesame" not in caught.value.message
+    monkeypatch.setenv("RECON_EXCHANGE_BASE_URL", "https://u:sesame@h:1/path")
+    assert "sesame" not in repr(load_settings())
+
+
 def test_a_checkout_of_recon_is_a_root_and_another_project_is_not(project) -> None:
     inner = project / "another" / "folder"
     inner.mkdir(parents=True)

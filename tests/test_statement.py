@@ -504,6 +504,22 @@ def test_an_open_order_that_closes_whatever_is_held_has_no_quantity(write: Write
     assert order.qty == 0
 
 
+def test_what_recon_wrote_of_an_exchange_is_read_back(write: Writer) -> None:
+    gap = {"symbol": "BTC/USD", "start": "2026-03-01T08:00:00Z", "end": "2026-03-01T09:00:00Z", "why": "down"}
+    found = fetch(write(FILL, about={"coverage": {"gaps": [gap], "asked": ["BTC/USD"], "replaced": {"o2": "o1"}}}))
+    assert [one.symbol for one in found.gaps] == ["BTCUSD"]
+    assert (found.asked, found.replaced) == ({"BTCUSD"}, {"o2": "o1"})
+    assert fetch(write(FILL, about={"coverage": None})).asked is None
+
+
+@pytest.mark.parametrize(
+    "coverage", [[], "lost", {"gap": []}, {"gaps": [{}]}, {"gaps": [{"symbol": None, "start": "x"}]}]
+)
+def test_coverage_that_is_not_understood_is_refused(write: Writer, coverage: object) -> None:
+    with pytest.raises(Refused, match=r"statement\.json, key coverage: expected what `recon fetch` writes"):
+        fetch(write(FILL, about={"coverage": coverage}))
+
+
 def test_a_symbolic_link_is_followed(write: Writer, tmp_path: Path) -> None:
     folder = write(FILL)
     link = tmp_path / "link"

@@ -18,16 +18,19 @@ from recon.venues import Exchange
 
 
 def wanted(connection: Connection, orders: Orders, profile_id: str, exchange: Exchange | None) -> Wanted:
-    """What a live venue is asked for: the symbols of the open lifecycles as spelled, and the earliest beginning.
+    """What a live venue is asked for: all symbols, those of the open lifecycles, and their earliest beginning.
 
     Other sources hold everything already, and want nothing. Reads only.
     """
     if exchange is None or not exchange.live:
         return Wanted()
     facts = gather(connection, orders, profile_id, None)
-    still_open = [one for one in build_lifecycles(facts.rows).values() if one.open_qty > 0]
-    symbols = {one.symbol for one in still_open}
-    return Wanted(tuple(sorted(symbols)), min((one.begin for one in still_open), default=None))
+    still_open = [one for one in build_lifecycles(facts.rows).values() if one.is_open]
+    return Wanted(
+        tuple(sorted({one.symbol for one in still_open})),
+        min((one.begin for one in still_open), default=None),
+        also=tuple(orders.symbols(connection, profile_id)),
+    )
 
 
 def gather(
@@ -74,6 +77,8 @@ def mismatches(net: Mapping[str, Booked], snapshot: Snapshot | None) -> dict[str
     for symbol in sorted(set(net) | set(positions)):
         legs = [leg.qty for leg in positions.get(symbol, ()) if leg.qty]
         held = sum(legs, Decimal(0))
+        if snapshot is not None and snapshot.asked is not None and symbol not in snapshot.asked:
+            continue
         booked = net[symbol] if symbol in net else Booked(positions[symbol][0].symbol, Decimal(0))
         if held != booked.qty or (legs and not held):
             found[symbol] = Mismatch(booked.symbol, booked.qty, held)

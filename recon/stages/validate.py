@@ -68,11 +68,10 @@ def validate(work: Workspace, profile_id: str, batch_id: str) -> StageResult:
     Raises `Refused`: illegal_transition, unknown_profile, orders_unsuitable.
     """
     with transaction(work.engine, read_only=True) as connection:
-        planned = batches.load(connection, batch_id, profile_id)
-        planned.after(Action.VALIDATE)
+        batches.load(connection, batch_id, profile_id).after(Action.VALIDATE)
+        symbols = reflect(connection, profile_id).symbols(connection, profile_id)
         now = work.now(connection)
-    symbols = {target["symbol"] for target in (planned.plan or {})["targets"]}
-    snapshot, unread = _snapshot(work, profile_id, now, Wanted(tuple(sorted(symbols)), begin=now))
+    snapshot, unread = _snapshot(work, profile_id, now, Wanted(begin=now, also=tuple(symbols)))
     with transaction(work.engine, read_only=True, snapshot=True) as connection:
         batch = batches.load(connection, batch_id, profile_id)
         found = _read(connection, reflect(connection, profile_id), batch, snapshot, now)

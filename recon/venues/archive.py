@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from recon.domain import Doubt, Gap, Reason, Snapshot
-from recon.identity import canonical_decimal, canonical_time
+from recon.identity import canonical_decimal, canonical_symbol, canonical_time
 from recon.venues import rows
 
 ABOUT = "statement.json"
@@ -33,6 +33,7 @@ class Recorded:
     doubts: tuple[Doubt, ...] = ()
     replaced: Mapping[str, str] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+    asked: frozenset[str] | None = None
 
 
 def write_statement(folder: Path, snapshot: Snapshot, profile_id: str) -> None:
@@ -60,12 +61,23 @@ def write_statement(folder: Path, snapshot: Snapshot, profile_id: str) -> None:
 
 def read_coverage(about: Mapping[str, Any]) -> Recorded:
     """The parts of a snapshot that `coverage` holds; `ValueError`, `LookupError` or `TypeError` when malformed."""
+    strange = set(about) - {"pages", "gaps", "doubts", "replaced", "notes", "asked"}
+    if strange:
+        raise ValueError(f"the unknown {', '.join(sorted(strange))}")
     gaps = tuple(
-        Gap(gap["symbol"], _time(gap["start"]), _time(gap["end"]), str(gap["why"])) for gap in about.get("gaps", ())
+        Gap(gap["symbol"] and canonical_symbol(gap["symbol"]), _time(gap["start"]), _time(gap["end"]), str(gap["why"]))
+        for gap in about.get("gaps", ())
     )
     doubts = tuple(Doubt(str(one["symbol"]), Reason(one["reason"]), str(one["why"])) for one in about.get("doubts", ()))
     replaced = {str(new): str(old) for new, old in dict(about.get("replaced", {})).items()}
-    return Recorded(gaps, doubts, replaced, tuple(str(note) for note in about.get("notes", ())))
+    asked = about.get("asked")
+    return Recorded(
+        gaps,
+        doubts,
+        replaced,
+        tuple(str(note) for note in about.get("notes", ())),
+        None if asked is None else frozenset(map(canonical_symbol, asked)),
+    )
 
 
 def _about(snapshot: Snapshot, profile_id: str) -> dict[str, Any]:
@@ -88,6 +100,7 @@ def coverage_document(snapshot: Snapshot) -> dict[str, Any]:
         "doubts": [_plain(doubt) for doubt in snapshot.doubts],
         "replaced": dict(snapshot.replaced),
         "notes": list(snapshot.notes),
+        "asked": None if snapshot.asked is None else sorted(snapshot.asked),
     }
 
 

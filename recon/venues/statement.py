@@ -63,7 +63,16 @@ class StatementExchange:
         open_orders = None if order_rows is None else rows.read_open_orders(order_rows)
         notes = (*_notes(about, positions is None, open_orders is None), *recorded.notes, *left_out)
         return Snapshot(
-            self.name, window, fills, positions, open_orders, notes, recorded.gaps, recorded.doubts, recorded.replaced
+            self.name,
+            window,
+            fills,
+            positions,
+            open_orders,
+            notes,
+            gaps=recorded.gaps,
+            doubts=recorded.doubts,
+            replaced=recorded.replaced,
+            asked=recorded.asked,
         )
 
     def _folder(self, profile_id: str) -> Path:
@@ -113,7 +122,11 @@ def _parse_about(text: str) -> tuple[dict[str, str], Recorded]:
 
 def _parse_coverage(about: object) -> Recorded:
     try:
-        return read_coverage(about) if isinstance(about, dict) else Recorded()
+        if about is None:
+            return Recorded()
+        if not isinstance(about, dict):
+            raise TypeError(f"another kind of value, {type(about).__name__}")
+        return read_coverage(about)
     except (ValueError, LookupError, TypeError, AttributeError) as error:
         problem = f"statement.json, key {_COVERAGE}: expected what `recon fetch` writes, found {type(error).__name__}"
         raise unreadable(_SOURCE, f"{problem}: {found(str(error))}") from None

@@ -53,7 +53,7 @@ class ReadOnlyVenue:
 
     `market` is spot, swap, future or margin; `time_difference` is how many milliseconds this machine's clock is ahead
     of the venue's, once `load` has asked; `answers` counts what the venue was asked. The loaded markets are those
-    of that kind alone.
+    of that kind alone; `every` holds all.
     """
 
     def __init__(self, client: Any, secrets: Sequence[str], market: str) -> None:
@@ -62,6 +62,7 @@ class ReadOnlyVenue:
         self._secrets = secrets
         self.market = market
         self.markets: dict[str, dict[str, Any]] = {}
+        self.every: dict[str, dict[str, Any]] = {}
         self.time_difference = 0
         self.on_answer: Callable[[], object] = lambda: None
 
@@ -106,7 +107,12 @@ class ReadOnlyVenue:
                 self._client.options["timeDifference"] = 0
         kinds = {"margin": "spot"}.get(self.market, self.market)
         every = self.read("load_markets")
+        self.every = every
         self.markets = {name: market for name, market in every.items() if market.get(kinds)}
+        if not self.markets:
+            raise UsageError(
+                "exchange_unknown", f"{self.name} lists no {self.market} market. Correct RECON_EXCHANGE_MARKET."
+            )
 
     def read(self, method: str, *arguments: Any, params: Mapping[str, Any] | None = None) -> Any:
         """Ask, again and again where that may help. Raises `Refused` (evidence_unreadable), which names the failure."""
@@ -172,6 +178,8 @@ def connect(access: Access) -> ReadOnlyVenue:
     client.options["warnOnFetchOpenOrdersWithoutSymbol"] = False
     _set_credentials(client, access)
     if access.sandbox:
+        if not client.urls.get("test"):
+            raise UsageError("exchange_unknown", f"{access.name} has no sandbox. Unset RECON_EXCHANGE_SANDBOX.")
         client.set_sandbox_mode(True)
     if access.base_url:
         client.urls = {**client.urls, "api": _moved(client.urls["api"], access.base_url)}

@@ -6,6 +6,7 @@ whoever makes it. Invariants 10 and 12: an answer that is not understood is a fa
 
 from __future__ import annotations
 
+import binascii
 import json
 import re
 from collections.abc import Callable, Mapping
@@ -55,6 +56,8 @@ def understood(ask: Callable[[], Any]) -> Any:
     """The answer; whatever ccxt trips over inside an answer is `Garbled`."""
     try:
         return ask()
+    except binascii.Error as error:
+        raise ccxt.AuthenticationError("the secret is not written as this venue writes secrets") from error
     except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError) as error:
         raise Garbled(f"an answer without the promised content ({type(error).__name__})") from error
 

@@ -6,6 +6,7 @@ not known becomes a `Doubt`. Rules: rules.md 7, exchange_not_flat and exchange_p
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
@@ -91,7 +92,7 @@ def _spot(venue: ReadOnlyVenue, known: Known, markets: Markets) -> Holdings:
     legs: list[Position] = []
     notes: list[str] = []
     for symbol, market in markets.by_symbol.items():
-        held, debt = _balance(balances.get(market["base"]) or {})
+        held, debt = _held(balances, market["base"])
         debt += owed.get(market["base"], Decimal(0))
         least = _minimum(market)
         if 0 < held <= least:
@@ -107,6 +108,12 @@ def _spot(venue: ReadOnlyVenue, known: Known, markets: Markets) -> Holdings:
     return Holdings(tuple(legs), _unlisted(venue, markets), tuple(notes))
 
 
+def _held(balances: Mapping[str, Any], asset: str) -> tuple[Decimal, Decimal]:
+    """What is held and owed of an asset, also under names with a suffix: at Kraken XBT.F is XBT that earns."""
+    parts = [_balance(one) for name, one in balances.items() if name == asset or name.startswith(f"{asset}.")]
+    return sum((held for held, _ in parts), Decimal(0)), sum((debt for _, debt in parts), Decimal(0))
+
+
 def _balance(account: Mapping[str, Any]) -> tuple[Decimal, Decimal]:
     """What is held of an asset, free or not, and what is owed, interest included."""
     known = {name: Decimal(str(account[name])) for name in ("free", "used", "total", "debt") if account.get(name)}
@@ -117,7 +124,10 @@ def _balance(account: Mapping[str, Any]) -> tuple[Decimal, Decimal]:
 def _credit(venue: ReadOnlyVenue, balances: Mapping[str, Any]) -> dict[str, Decimal]:
     """What is owed of each asset at Kraken, `credit_used`, which ccxt leaves out."""
     told = balances["info"].get("result") if venue.name == "kraken" else None
-    return {venue.asset(name): Decimal(str(one.get("credit_used") or 0)) for name, one in (told or {}).items()}
+    owed: dict[str, Decimal] = defaultdict(Decimal)
+    for name, one in (told or {}).items():
+        owed[venue.asset(name).partition(".")[0]] += Decimal(str(one.get("credit_used") or 0))
+    return owed
 
 
 def _minimum(market: Market) -> Decimal:

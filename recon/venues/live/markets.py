@@ -10,6 +10,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from recon.errors import Refused
 from recon.identity import canonical_symbol
 from recon.venues.live.client import ReadOnlyVenue
 
@@ -20,13 +21,15 @@ Market = Mapping[str, Any]
 class Markets:
     """The venue's markets by every name they answer to, and the symbols of the table that they serve.
 
-    `by_symbol` maps each symbol of the table to its market; `unknown` are those that no market, or more than one,
-    answers to. `ambiguous` are those that are not one symbol by rules.md 3, and yet share a market: nobody can say to
-    which of them a fill belongs.
+    `by_symbol` maps each symbol of the table to its market, `traded` are those whose fills matter; `unknown` are those
+    that no market, or more than one, answers to. `ambiguous` are those that are not one symbol by rules.md 3, and yet
+    share a market: nobody can say to which of them a fill belongs.
     """
 
-    def __init__(self, venue: ReadOnlyVenue, symbols: Iterable[str]) -> None:
-        """Find the market of each symbol."""
+    def __init__(self, venue: ReadOnlyVenue, traded: Iterable[str], also: Iterable[str] = ()) -> None:
+        """Find the market of each symbol, be it traded or not."""
+        self.traded = tuple(traded)
+        symbols = dict.fromkeys((*self.traded, *filter(None, also)))
         named: dict[str, list[Market]] = defaultdict(list)
         for market in venue.markets.values():
             for name in names(venue, market):
@@ -37,7 +40,10 @@ class Markets:
         self.ambiguous = _ambiguous(self.by_symbol)
         self._named = named
         self._spelled = {market["symbol"]: symbol for symbol, market in sorted(self.by_symbol.items(), reverse=True)}
-        self._by_id = {market["id"]: market["symbol"] for market in venue.markets.values()}
+        self._by_id = {market["id"]: market["symbol"] for market in venue.every.values()}
+        based = {market["baseName"]: market["symbol"] for market in venue.markets.values() if market.get("baseName")}
+        self._by_id |= based
+        self._named_by_base = bool(based)
 
     def spelled(self, symbol: str) -> str:
         """The table's spelling of a ccxt symbol; the symbol itself when the table has none."""
@@ -48,7 +54,12 @@ class Markets:
         return _one(name, self._named.get(canonical_symbol(name), ()))
 
     def of_id(self, identifier: str) -> str:
-        """The table's spelling of a market's own id; the id itself when it is unknown."""
+        """The table's spelling of a market's own id, or of its base where legs are named by that; else the id itself.
+
+        Raises `Refused` (evidence_unreadable) for an unknown base: it could be that of any market.
+        """
+        if identifier not in self._by_id and self._named_by_base:
+            raise Refused("evidence_unreadable", f"The account holds {identifier}, and no market has such a base.")
         return self.spelled(self._by_id.get(identifier, identifier))
 
     def spellings(self) -> dict[str, tuple[str, ...]]:

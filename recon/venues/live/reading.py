@@ -68,10 +68,12 @@ class _Reader:
     def _symbols(self) -> list[str | None]:
         """The symbols to ask for one by one, or None for the whole account at once; those without a market are gaps."""
         why = f"{self.venue.name} lists no market, or several, for it"
-        self.made.gaps += [Gap(symbol, self.span.start, self.span.end, why) for symbol in self.markets.unknown]
+        unknown = [symbol for symbol in self.markets.unknown if symbol in self.markets.traded]
+        self.made.gaps += [Gap(symbol, self.span.start, self.span.end, why) for symbol in unknown]
         if not by_symbol(self.venue):
             return [None]
-        return sorted({market["symbol"] for market in self.markets.by_symbol.values()})
+        traded = (market for symbol, market in self.markets.by_symbol.items() if symbol in self.markets.traded)
+        return sorted({market["symbol"] for market in traded})
 
     def _trades(self, symbol: str | None) -> Sequence[Trade]:
         this = style(self.venue)

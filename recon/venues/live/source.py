@@ -52,7 +52,7 @@ class CcxtExchange:
         venue = connect(self.access)
         venue.on_answer = self.on_page
         venue.load()
-        markets = Markets(venue, wanted.symbols)
+        markets = Markets(venue, wanted.symbols, wanted.also)
         span = window or _span(now, lookback, wanted)
         read = read_fills(venue, markets, span, now)
         window = window or _settled(span, rows.latest(read.fills, now), lookback)
@@ -68,8 +68,16 @@ class CcxtExchange:
             gaps=tuple(map(_canonical, (*read.gaps, *_out_of_reach(venue, window, now)))),
             doubts=(*doubts, *_units(markets), *_shared(markets)),
             replaced=read.replaced,
+            asked=_asked(venue, wanted),
             coverage=Coverage(venue.name, now, tuple(read.pages)),
         )
+
+
+def _asked(venue: ReadOnlyVenue, wanted: Wanted) -> frozenset[str] | None:
+    """The symbols that the legs cover: all where the venue lists every contract that is held, else those asked for."""
+    if venue.market not in ("spot", "margin") and not known(venue).apart:
+        return None
+    return frozenset(map(canonical_symbol, (*wanted.symbols, *wanted.also)))
 
 
 def _span(now: datetime, lookback: timedelta, wanted: Wanted) -> Window:

@@ -90,6 +90,10 @@ def style(venue: ReadOnlyVenue) -> Style:
     this = known(venue)
     piece, reach = (venue.feature("fetchMyTrades", name) for name in ("untilDays", "daysBack"))
     limit = this.limit or venue.feature("fetchMyTrades", "limit")
+    if limit is None:
+        raise UsageError(
+            "exchange_unknown", f"{venue.name} has no {venue.market} account. Correct RECON_EXCHANGE_MARKET."
+        )
     return Style(
         limit=int(limit),
         piece=timedelta(days=piece) if piece else None,
