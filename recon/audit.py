@@ -20,7 +20,9 @@ from sqlalchemy.engine import Connection
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.schema import CreateIndex, CreateTable
 
+from recon.database import first_line
 from recon.domain import BACKFILL_PREFIX, Decision, Item, Reason
+from recon.doors.append_only import append_only_statements
 from recon.errors import Refused
 from recon.identity import advisory_key, canonical_symbol
 
@@ -58,6 +60,7 @@ audit_table = sa.Table(
     sa.Column("plan_digest", Text),
     sa.Column("actor", Text),
     sa.Index("reconciliation_backfill_audit_batch", "profile_id", "batch_id"),
+    sa.Index("reconciliation_backfill_audit_order", "profile_id", "backfill_order_id"),
 )
 
 events_table = sa.Table(
@@ -109,21 +112,48 @@ def ddl(connection: Connection) -> list[str]:
 
 
 def create_tables(connection: Connection) -> list[str]:
-    """Create the tables, or add the columns that an existing one lacks; writes DDL, returns what was run."""
+    """Create the tables, or add the columns that an existing one lacks, and keep the audit table append-only.
+
+    Writes DDL, returns what was run. Where the database allows no trigger on the audit table, a comment says why.
+    """
     statements = ddl(connection)
     for statement in statements:
         connection.execute(sa.text(statement))
-    return statements
+    triggers = trail_ddl(connection)
+    try:
+        with connection.begin_nested():
+            for statement in triggers:
+                connection.execute(sa.text(statement))
+    except DBAPIError as error:
+        return [*statements, f"-- the audit table is not held append-only: {first_line(error)}"]
+    return [*statements, *triggers]
 
 
-def check_writable(connection: Connection, profile_id: str, symbol: str, trade_id: str | None) -> None:
+def trail_ddl(connection: Connection) -> list[str]:
+    """The statements that keep the audit table append-only; none when they are in force. Reads only."""
+    return [] if is_append_only(connection) else append_only_statements()
+
+
+def is_append_only(connection: Connection) -> bool:
+    """Whether both triggers are on the audit table and fire for everybody, replication included; reads only."""
+    query = sa.text(
+        """
+        SELECT count(*) = 2 FROM pg_trigger
+        WHERE tgrelid = to_regclass('reconciliation_backfill_audit') AND tgenabled = 'A'
+        AND tgname IN ('reconciliation_append_only', 'reconciliation_never_empty')
+        """
+    )
+    return bool(connection.execute(query).scalar_one())
+
+
+def check_writable(connection: Connection, batch_id: str, profile_id: str, symbol: str, trade_id: str | None) -> None:
     """Prove in a savepoint that an audit row of the trade can be written, then take it back; writes nothing.
 
     Raises `Refused` (audit_unavailable), runbook section 6.
     """
     savepoint = connection.begin_nested()
     try:
-        known = {"batch_id": "probe", "profile_id": profile_id, "symbol": symbol, "trade_id": trade_id}
+        known = {"batch_id": batch_id, "profile_id": profile_id, "symbol": symbol, "trade_id": trade_id}
         told = {"decision": "NO_GO", "reason": "probe", "filled_qty": 0, "backfill_order_id": BACKFILL_PREFIX}
         cells = {column.name: None for column in audit_table.columns} | known | told | {"created_at": sa.func.now()}
         connection.execute(sa.insert(audit_table).values(cells))
@@ -325,6 +355,15 @@ class Mismatch:
     symbol: str
     db_open_qty: Decimal
     exchange_qty: Decimal | None
+
+
+def may_record(connection: Connection) -> bool:
+    """Whether this user may write mismatch events and open batches; reads only. Unknown tables count as yes."""
+    rights = (
+        sa.func.coalesce(sa.func.has_any_column_privilege(sa.func.to_regclass(table.name), "INSERT"), sa.true())
+        for table in (events_table, batches_table)
+    )
+    return bool(connection.execute(sa.select(sa.and_(*rights))).scalar_one())
 
 
 def record_events(

@@ -67,7 +67,10 @@ TRANSITIONS: dict[tuple[State | None, Action], tuple[State, str]] = {
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """One incident on one profile; `plan` and `approval` are the stored documents, None until made."""
+    """One incident on one profile; `plan` and `approval` are the stored documents, None until made.
+
+    `changed` names the documents that were changed since it was loaded: `save` writes no other.
+    """
 
     batch_id: str
     profile_id: str
@@ -79,6 +82,7 @@ class Batch:
     created_at: datetime | None = None
     updated_at: datetime | None = None
     updated_by: str | None = None
+    changed: frozenset[str] = frozenset()
 
     def after(self, action: Action) -> State:
         """The state that an action leads to. Raises `Refused` (illegal_transition) when it is not legal here."""
@@ -92,7 +96,7 @@ class Batch:
 
     def moved(self, action: Action, **changes: Any) -> Batch:
         """The batch after the action, with the given fields changed; writes nothing."""
-        return replace(self, state=self.after(action), **changes)
+        return replace(self, state=self.after(action), changed=self.changed | changes.keys(), **changes)
 
     @property
     def can_be_approved(self) -> bool:
@@ -179,22 +183,13 @@ def every(connection: Connection, profile_id: str | None = None) -> list[Batch]:
 
 
 def save(connection: Connection, batch: Batch, *, actor: str, now: datetime) -> Batch:
-    """Insert or update the batch's row; writes. The caller went through `moved`."""
-    cells = {
-        "profile_id": batch.profile_id,
-        "state": batch.state.value if batch.state else None,
-        "scope": _plain(batch.scope),
-        "plan": _plain(batch.plan),
-        "plan_digest": batch.plan_digest,
-        "approval": _plain(batch.approval),
-        "updated_at": now,
-        "updated_by": actor,
-    }
-    first = {"batch_id": batch.batch_id, "created_at": now, "created_by": actor}
-    statement = pg_insert(batches_table).values(**first, **cells)
-    changed = {name: cell for name, cell in cells.items() if name != "profile_id"}
-    connection.execute(statement.on_conflict_do_update(index_elements=["batch_id"], set_=changed))
-    return replace(batch, updated_at=now, updated_by=actor)
+    """Write the batch's state, and of its documents those that changed. The caller went through `moved`."""
+    documents = {name: getattr(batch, name) for name in batch.changed}
+    cells = {name: cell if isinstance(cell, str) else _plain(cell) for name, cell in documents.items()}
+    stamps = {"state": batch.state.value if batch.state else None, "updated_at": now, "updated_by": actor}
+    statement = sa.update(batches_table).where(batches_table.c.batch_id == batch.batch_id).values(**cells, **stamps)
+    connection.execute(statement)
+    return replace(batch, updated_at=now, updated_by=actor, changed=frozenset())
 
 
 def _plain(document: dict[str, Any] | None) -> Any:

@@ -22,6 +22,7 @@ from recon.agreement import database_checks
 from recon.database import transaction
 from recon.doctor import examine
 from recon.domain import Check, Stage
+from recon.doors.roles import create_doors, role_statements
 from recon.errors import ReconError
 from recon.fetch import fetch_evidence
 from recon.identity import check_batch_id
@@ -62,11 +63,22 @@ def demo_command(as_json: bool) -> None:
 
 @cli.command("init")
 @click.option("--print", "print_only", is_flag=True, help="Print the SQL and change nothing.")
-def init_command(print_only: bool) -> None:
-    """Create recon's own tables beside `orders`. An existing audit table gets the columns that it lacks."""
+@click.option("--roles", is_flag=True, help="Also make the roles to grant to people, and the doors that hold them.")
+def init_command(print_only: bool, roles: bool) -> None:
+    """Create recon's own tables beside `orders`. An existing audit table gets the columns that it lacks.
+
+    With --roles, PostgreSQL itself refuses whatever is not in an approved plan. That takes a superuser, or a user that
+    may create roles and owns `orders`; --print gives the SQL for one.
+    """
     with transaction(open_workspace().engine) as connection:
-        statements = audit.ddl(connection) if print_only else audit.create_tables(connection)
-    _print("\n".join(f"{statement};" for statement in statements) or "-- recon's tables are complete; nothing to do")
+        if roles:
+            statements = role_statements(connection) if print_only else create_doors(connection)
+        elif print_only:
+            statements = audit.ddl(connection) + audit.trail_ddl(connection)
+        else:
+            statements = audit.create_tables(connection)
+    lines = [statement if statement.startswith("--") else f"{statement};" for statement in statements]
+    _print("\n".join(lines) or "-- recon's tables are complete; nothing to do")
 
 
 @cli.command("doctor")

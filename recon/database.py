@@ -29,6 +29,10 @@ TURNED_AWAY = re.compile("failed: FATAL: |no password supplied")
 """What libpq says when a server answered and let nobody in; it passes on no SQLSTATE then."""
 
 
+ROLE = "recon_role"
+"""The execution option that names the role which each transaction takes for itself (rules.md 14)."""
+
+
 def connect(url: str) -> Engine:
     """An engine for any `postgres://`, `postgresql://` or `postgresql+psycopg://` URL; opens no connection yet.
 
@@ -92,7 +96,7 @@ def transaction(engine: Engine, *, read_only: bool = False, snapshot: bool = Fal
 
 
 def prepare(connection: Connection) -> None:
-    """Set, for this transaction alone, how values are written as text and how long anything may take."""
+    """Set, for this transaction alone, how values are written as text, how long anything may take, and the role."""
     settings = {
         "TimeZone": "UTC",
         "DateStyle": "ISO, YMD",
@@ -104,6 +108,8 @@ def prepare(connection: Connection) -> None:
         "statement_timeout": "300s",
         "idle_in_transaction_session_timeout": "300s",
     }
+    if role := connection.get_execution_options().get(ROLE):
+        settings["role"] = role
     connection.execute(sa.select(*(sa.func.set_config(name, value, True) for name, value in settings.items())))
 
 

@@ -10,7 +10,7 @@ import os
 import platform
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from decimal import Context, localcontext
 from importlib.metadata import version
 
@@ -19,7 +19,9 @@ import sqlalchemy as sa
 from recon import batches, demo
 from recon.database import shown_url, transaction
 from recon.domain import Cell, Stage, StageResult, State, Table, Verdict
-from recon.errors import ReconError
+from recon.doors.access import behind, protection
+from recon.doors.names import Role
+from recon.errors import ReconError, Refused
 from recon.identity import advisory_key, check_batch_id
 from recon.plan import EXACT
 from recon.settings import Settings, load_settings
@@ -46,6 +48,15 @@ STAGES: Mapping[Stage, Callable[[Workspace, str, str], StageResult]] = {
     Stage.ROLLBACK: rollback,
 }
 """The stages in the order of the runbook."""
+
+ROLES: Mapping[Stage, tuple[Role, ...]] = {
+    Stage.DETECT: (Role.PLANNER, Role.READER),
+    Stage.DRY_RUN: (Role.PLANNER,),
+    Stage.APPLY: (Role.APPLIER,),
+    Stage.VALIDATE: (Role.PLANNER,),
+    Stage.ROLLBACK: (Role.UNDOER,),
+}
+"""The role that a stage takes behind the doors; a reader's detect writes nothing."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,10 +101,14 @@ def run_stage(work: Workspace, stage: Stage, profile_id: str, batch_id: str) -> 
     """Run a stage in exact arithmetic; a `ReconError` becomes a NO_GO (refused) or FAILED result."""
     try:
         with exact():
-            return STAGES[stage](work, profile_id, batch_id)
+            return STAGES[stage](_behind(work, stage), profile_id, batch_id)
     except ReconError as error:
         verdict = Verdict.NO_GO if error.exit_status == 3 else Verdict.FAILED
         return StageResult(stage, profile_id, batch_id, verdict, code=error.code, message=error.message)
+
+
+def _behind(work: Workspace, stage: Stage) -> Workspace:
+    return replace(work, engine=behind(work.engine, *ROLES[stage]))
 
 
 def _rehearse(stage: Stage, settings: Settings, profile_id: str, batch_id: str) -> Workspace:
@@ -146,9 +161,14 @@ def commit_outcome(stage: Stage, settings: Settings, batch_id: str) -> str:
 
 
 def _card(stage: Stage, work: Workspace, profile_id: str, batch_id: str) -> Table:
-    with transaction(work.engine, read_only=True) as connection:
+    try:
+        engine = _behind(work, stage).engine
+    except Refused:  # told by the stage itself
+        engine = work.engine
+    with transaction(engine, read_only=True) as connection:
         server = connection.execute(sa.text("SHOW server_version")).scalar_one()
         now = work.now(connection)
+        found = protection(connection)
     where = (
         f"embedded demo, database {work.engine.url.database}" if work.settings.is_demo else shown_url(work.engine.url)
     )
@@ -170,6 +190,8 @@ def _card(stage: Stage, work: Workspace, profile_id: str, batch_id: str) -> Tabl
         ("clock", f"{now:%Y-%m-%d %H:%M:%S} UTC" + (" (the demo's, which stands still)" if work.fixed_now else "")),
         ("pause", pause),
         *flags.items(),
+        ("doors", found.sentence()),
+        ("audit trail", found.audit_sentence()),
         ("actor", work.actor),
         ("recon", version("recon")),
         ("Python", platform.python_version()),

@@ -1,8 +1,8 @@
 """The backend's `orders` table: reflected, read exactly, and written in the only two ways there are.
 
 Entry points: `Orders.reflect`, then its methods. Only `insert` and `set_status` write: BFILL EXIT rows, and
-`status` and `updated_at` of BFILL rows (invariant 1). Every statement has an equality on profile_id, so that
-the table can be distributed by it. Rules: rules.md 9.
+`status` and `updated_at` of BFILL rows (invariant 1). Behind the doors (rules.md 14) they go through views of the
+table. Every statement has an equality on profile_id, so that the table can be distributed by it. Rules: rules.md 9.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import datetime
 from decimal import Decimal
 from typing import Any
 
@@ -18,17 +18,15 @@ import sqlalchemy as sa
 from sqlalchemy.dialects.postgresql import BIT, JSONB
 from sqlalchemy.dialects.postgresql import insert as pg_insert
 from sqlalchemy.engine import Connection
-from sqlalchemy.exc import DataError
+from sqlalchemy.exc import DataError, DBAPIError
 from sqlalchemy.sql.elements import ColumnElement
 
 from recon.allocation import TradeKey
-from recon.domain import BACKFILL_PREFIX, FILLED, NOT_FINITE, Item, OrderRow
-from recon.errors import Refused
-from recon.identity import canonical_decimal
-from recon.orders_schema import OPTIONAL, Schema, read_schema
-
-NEVER = datetime.min.replace(tzinfo=UTC)
-"""Stands for the time of a row that is not filled and has none: nothing depends on it."""
+from recon.database import ROLE, first_line
+from recon.domain import BACKFILL_PREFIX, FILLED, Item, OrderRow
+from recon.doors.names import CANCEL, INSERT, LOCK, REINSTATE, WAY_BACK
+from recon.orders_rows import order_row
+from recon.orders_schema import OPTIONAL, REQUIRED, Schema, read_schema
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,30 +53,34 @@ class OpenLifecycle:
 class Orders:
     """The reflected table with what recon needs to know about it."""
 
-    def __init__(self, schema: Schema) -> None:
-        """Work on the table that `schema` describes."""
+    def __init__(self, schema: Schema, *, doors: bool = False) -> None:
+        """Work on the table that `schema` describes; `doors` says whether to write through its doors."""
         self.table = schema.table
+        self._doors = doors
         self.conflict = schema.conflict
         self.columns = schema.columns
         self.naive_times = schema.naive_times
-        self._copied = schema.copied
+        self.copied = schema.copied
         self._needs_client_id = schema.needs_client_id
         self._generated = schema.generated
         self._sides = schema.sides
 
     @classmethod
     def reflect(cls, connection: Connection) -> Orders:
-        """Read the definition, nothing else. Raises `Refused` (orders_unsuitable) with the DDL that would help."""
-        return cls(read_schema(connection))
+        """Read the definition, nothing else. Raises `Refused` (orders_unsuitable) with the DDL that would help.
 
-    def profile(self, profile_id: str) -> ColumnElement[bool]:
+        A connection that took one of recon's roles writes through the doors.
+        """
+        return cls(read_schema(connection), doors=ROLE in connection.get_execution_options())
+
+    def profile(self, profile_id: str, table: sa.Table | None = None) -> ColumnElement[bool]:
         """The equality on profile_id that every statement carries, in the column's own type."""
-        column = self.table.c.profile_id
+        column = (self.table if table is None else table).c.profile_id
         return column == sa.cast(sa.literal(profile_id, sa.Text), column.type)
 
     def has_rows(self, connection: Connection, profile_id: str) -> bool:
         """Whether the profile has any row; a text that cannot be a profile_id here has none."""
-        named = self._text("profile_id") == profile_id  # a cast to varchar(4) or uuid would accept other spellings
+        named = self.text("profile_id") == profile_id  # a cast to varchar(4) or uuid would accept other spellings
         query = sa.select(sa.literal(1)).select_from(self.table).where(self.profile(profile_id), named).limit(1)
         try:
             with connection.begin_nested():
@@ -94,13 +96,13 @@ class Orders:
         """
         table = self.table
         quantity = self._counted()
-        entry = sa.func.sum(sa.case((self._text("action") == "ENTRY", quantity), else_=0))
-        leave = sa.func.sum(sa.case((self._text("action") == "EXIT", quantity), else_=0))
-        unreadable = sa.func.bool_or(sa.or_(*(self._number(name).in_(_not_finite()) for name in ("quantity", "qty"))))
+        entry = sa.func.sum(sa.case((self.text("action") == "ENTRY", quantity), else_=0))
+        leave = sa.func.sum(sa.case((self.text("action") == "EXIT", quantity), else_=0))
+        unreadable = sa.func.bool_or(sa.or_(*(self.number(name).in_(_not_finite()) for name in ("quantity", "qty"))))
         unreadable = sa.func.coalesce(unreadable, sa.false())
         query = (
-            sa.select(sa.func.coalesce(self._text("symbol"), ""), self._text("trade_id"), entry, leave, unreadable)
-            .where(self.profile(profile_id), self._text("status").in_(sorted(FILLED)), table.c.trade_id.is_not(None))
+            sa.select(sa.func.coalesce(self.text("symbol"), ""), self.text("trade_id"), entry, leave, unreadable)
+            .where(self.profile(profile_id), self.text("status").in_(sorted(FILLED)), table.c.trade_id.is_not(None))
             .group_by(table.c.profile_id, table.c.symbol, table.c.trade_id)
             .having(sa.or_(entry - leave != 0, unreadable))
         )
@@ -109,7 +111,7 @@ class Orders:
 
     def symbols(self, connection: Connection, profile_id: str) -> list[str]:
         """Every symbol of the profile, as spelled, the empty one for NULL; reads only."""
-        query = sa.select(self._text("symbol")).where(self.profile(profile_id)).distinct()
+        query = sa.select(self.text("symbol")).where(self.profile(profile_id)).distinct()
         return sorted(symbol or "" for (symbol,) in connection.execute(query))
 
     def rows(
@@ -123,35 +125,35 @@ class Orders:
     ) -> tuple[OrderRow, ...]:
         """The profile's rows on any of the symbols, trades or ids, by time and order_id; reads only."""
         wanted = sa.or_(
-            sa.func.coalesce(self._text("symbol"), "") == sa.any_(_array(symbols)),
-            self._text("trade_id") == sa.any_(_array(trade_ids)),
-            self._text("order_id") == sa.any_(_array(order_ids)),
+            sa.func.coalesce(self.text("symbol"), "") == sa.any_(_array(symbols)),
+            self.text("trade_id") == sa.any_(_array(trade_ids)),
+            self.text("order_id") == sa.any_(_array(order_ids)),
         )
         found = connection.execute(self._reading().where(self.profile(profile_id), wanted)).mappings()
-        return tuple(sorted((_order_row(row) for row in found), key=lambda row: (row.filled_at, row.order_id)))
+        return tuple(sorted((order_row(row) for row in found), key=lambda row: (row.filled_at, row.order_id)))
 
     def exits_without_trade(self, connection: Connection, profile_id: str) -> tuple[OrderRow, ...]:
         """Filled EXIT rows that name no trade; reads only."""
         query = self._reading().where(
             self.profile(profile_id),
             self.table.c.trade_id.is_(None),
-            self._text("action") == "EXIT",
-            self._text("status").in_(sorted(FILLED)),
+            self.text("action") == "EXIT",
+            self.text("status").in_(sorted(FILLED)),
         )
-        return tuple(sorted(map(_order_row, connection.execute(query).mappings()), key=lambda row: row.order_id))
+        return tuple(sorted(map(order_row, connection.execute(query).mappings()), key=lambda row: row.order_id))
 
     def digest(self, connection: Connection, profile_id: str, *, without: Collection[str] = ()) -> str:
         """`count:sum` over 64-bit hashes of the profile's whole rows, all columns, in any order; reads only."""
         query = sa.select(*self._sums()).where(self.profile(profile_id))
         if without:
-            query = query.where(self._text("order_id") != sa.all_(_array(without)))
+            query = query.where(self.text("order_id") != sa.all_(_array(without)))
         count, total = connection.execute(query).one()
         return f"{count}:{total or 0}"
 
     def trade_digests(self, connection: Connection, profile_id: str) -> dict[str, str]:
         """The same digest for each trade of the profile; reads only."""
         query = (
-            sa.select(self._text("trade_id"), *self._sums())
+            sa.select(self.text("trade_id"), *self._sums())
             .where(self.profile(profile_id), self.table.c.trade_id.is_not(None))
             .group_by(self.table.c.trade_id)
         )
@@ -169,8 +171,8 @@ class Orders:
         quantity = self._counted()
         query = (
             sa.select(limit.c.unit)
-            .select_from(self.table.join(limit, self._text("order_id") == limit.c.order_id))
-            .where(self.profile(profile_id), self._text("status").in_(sorted(FILLED)))
+            .select_from(self.table.join(limit, self.text("order_id") == limit.c.order_id))
+            .where(self.profile(profile_id), self.text("status").in_(sorted(FILLED)))
             .group_by(limit.c.unit)
             .having(sa.func.sum(quantity) > sa.func.min(limit.c.available))
         )
@@ -178,7 +180,7 @@ class Orders:
 
     def lock(self, connection: Connection) -> None:
         """Keep every other writer out until the transaction ends; a statement of its own, before any reading."""
-        name = connection.dialect.identifier_preparer.format_table(self.table)
+        name = connection.dialect.identifier_preparer.format_table(self._door(LOCK))
         connection.execute(sa.text(f"LOCK TABLE {name} IN SHARE ROW EXCLUSIVE MODE"))
 
     def insert(
@@ -198,16 +200,17 @@ class Orders:
         values = self._values(items, entries)
         entry = self.table.alias("entry")
         written = self._written(profile_id, values, entry, now)
-        copied = {name: entry.c[name] for name in self._copied}
+        copied = {name: entry.c[name] for name in self.copied}
         rows = sa.select(*written.values(), *copied.values()).select_from(
             values.join(entry, (sa.cast(entry.c.order_id, sa.Text) == values.c.entry_order_id))
         )
         rows = rows.where(entry.c.profile_id == sa.cast(sa.literal(profile_id, sa.Text), entry.c.profile_id.type))
+        door = self._door(INSERT)
         statement = (
-            pg_insert(self.table)
+            pg_insert(door)
             .from_select([*written, *copied], rows, include_defaults=False)
             .on_conflict_do_nothing(index_elements=list(self.conflict))
-            .returning(self._text("order_id"))
+            .returning(sa.cast(door.c.order_id, sa.Text))
         )
         return {order_id for (order_id,) in connection.execute(statement)}
 
@@ -222,35 +225,66 @@ class Orders:
         now: datetime,
     ) -> set[str]:
         """Compare and set the status of BFILL rows; writes status and updated_at alone. Returns the ids changed."""
-        table = self.table
+        table = self._door(REINSTATE if after == "filled" else CANCEL)
+        order_id, status = sa.cast(table.c.order_id, sa.Text), sa.cast(table.c.status, sa.Text)
         statement = (
             sa.update(table)
             .where(
-                self.profile(profile_id),
-                self._text("order_id") == sa.any_(_array(order_ids)),
-                self._text("order_id").like(f"{BACKFILL_PREFIX}%"),
-                self._text("status").in_(sorted(before)),
+                self.profile(profile_id, table),
+                order_id == sa.any_(_array(order_ids)),
+                order_id.like(f"{BACKFILL_PREFIX}%"),
+                status.in_(sorted(before)),
             )
             .values(
                 status=sa.cast(sa.literal(after, sa.Text), table.c.status.type),
                 updated_at=self._stamp("updated_at", now),
             )
-            .returning(self._text("order_id"))
+            .returning(order_id)
         )
         return {order_id for (order_id,) in connection.execute(statement)}
 
-    def _text(self, name: str) -> ColumnElement[str]:
+    def why_not_canceled(self, connection: Connection, profile_id: str, order_id: str, now: datetime) -> str:
+        """Why a filled BFILL row could not be canceled, empty when it could: tried, and taken back at once."""
+        if self._doors:
+            call = sa.select(getattr(sa.func, WAY_BACK)(order_id, profile_id))
+            return connection.execute(call).scalar_one() or ""
+        savepoint = connection.begin_nested()
+        try:
+            changed = self.set_status(connection, profile_id, [order_id], before=["filled"], after="canceled", now=now)
+        except DBAPIError as error:
+            return first_line(error)
+        finally:
+            savepoint.rollback()
+        return "" if changed else "the update changed 0 rows"
+
+    @property
+    def writable(self) -> tuple[str, ...]:
+        """The columns that `insert` writes."""
+        optional = {"side", "exchange_order_id"} | ({"client_order_id"} if self._needs_client_id else set())
+        known = [name for name in (*REQUIRED, *OPTIONAL) if name in REQUIRED or name in optional]
+        return (*(name for name in known if name in self.table.c and name not in self._generated), *self.copied)
+
+    def _door(self, name: str) -> sa.Table:
+        """The view of that name where the doors are used, else the table itself."""
+        if not self._doors:
+            return self.table
+        return sa.Table(name, sa.MetaData(), *(sa.Column(column.name, column.type) for column in self.table.columns))
+
+    def text(self, name: str) -> ColumnElement[str]:
+        """A column as text."""
         return sa.cast(self.table.c[name], sa.Text)
 
-    def _number(self, name: str) -> ColumnElement[Decimal]:
+    def number(self, name: str) -> ColumnElement[Decimal]:
+        """An amount as numeric."""
         return sa.cast(self.table.c[name], sa.Numeric)
 
     def _counted(self) -> ColumnElement[Decimal]:
         """COALESCE(quantity, qty, 0), with 0 for what is not a finite number; such a row is `data_quality`."""
-        quantity = sa.func.coalesce(self._number("quantity"), self._number("qty"), 0)
+        quantity = sa.func.coalesce(self.number("quantity"), self.number("qty"), 0)
         return sa.case((quantity.in_(_not_finite()), 0), else_=quantity)
 
-    def _instant(self, name: str) -> ColumnElement[datetime]:
+    def instant(self, name: str) -> ColumnElement[datetime]:
+        """An instant with its zone; one without is UTC."""
         column = self.table.c[name]
         return sa.func.timezone("UTC", column) if name in self.naive_times else column
 
@@ -259,14 +293,14 @@ class Orders:
         return sa.func.timezone("UTC", value) if name in self.naive_times else value
 
     def _reading(self) -> sa.Select[*tuple[Any, ...]]:
-        optional = [self._text(name) if name in self.table.c else sa.cast(sa.null(), sa.Text) for name in OPTIONAL]
+        optional = [self.text(name) if name in self.table.c else sa.cast(sa.null(), sa.Text) for name in OPTIONAL]
         return sa.select(
             *(
-                self._text(name).label(name)
+                self.text(name).label(name)
                 for name in ("order_id", "profile_id", "symbol", "trade_id", "action", "status")
             ),
-            *(self._number(name).label(name) for name in ("quantity", "qty", "price")),
-            *(self._instant(name).label(name) for name in ("filled_at", "created_at")),
+            *(self.number(name).label(name) for name in ("quantity", "qty", "price")),
+            *(self.instant(name).label(name) for name in ("filled_at", "created_at")),
             *(column.label(name) for name, column in zip(OPTIONAL, optional, strict=True)),
         )
 
@@ -322,53 +356,6 @@ class Orders:
             for name, cell in cells.items()
             if name in table.c and name not in self._generated
         }
-
-
-def _order_row(row: sa.RowMapping) -> OrderRow:
-    quantity, qty = row["quantity"], row["qty"]
-    counted = quantity if quantity is not None else qty
-    filled_at, created_at = row["filled_at"], row["created_at"]
-    problem = _quantity_problem(quantity, qty)
-    usable = counted is not None and counted.is_finite()
-    never = None if row["status"] in FILLED else NEVER
-    return OrderRow(
-        order_id=row["order_id"],
-        profile_id=row["profile_id"],
-        symbol=row["symbol"] or "",
-        trade_id=row["trade_id"],
-        action=row["action"] or "",
-        status=row["status"],
-        quantity=counted if usable else Decimal(0),
-        price=row["price"] if row["price"] is not None and row["price"].is_finite() else None,
-        filled_at=_instant_of(filled_at or created_at or never, row["order_id"]),
-        created_at=_instant_of(created_at or filled_at or never, row["order_id"]),
-        raw_side=row["side"],
-        exchange_order_id=row["exchange_order_id"] or None,
-        client_order_id=row["client_order_id"] or None,
-        qty=qty,
-        quantity_problem=problem,
-        filled_at_assumed=filled_at is None,
-    )
-
-
-def _instant_of(value: datetime | None, order_id: str) -> datetime:
-    if value is None:
-        raise Refused(
-            "orders_unreadable", f"row {order_id} has neither filled_at nor created_at; give it one, then run again."
-        )
-    return value.astimezone(UTC)
-
-
-def _quantity_problem(quantity: Decimal | None, qty: Decimal | None) -> str | None:
-    known = [value for value in (quantity, qty) if value is not None]
-    if not known:
-        return "quantity and qty are both NULL"
-    if any(not value.is_finite() for value in known):
-        return NOT_FINITE
-    texts = [canonical_decimal(value) for value in known]
-    if len(known) == 2 and known[0] != known[1]:
-        return f"quantity {texts[0]} and qty {texts[1]} differ"
-    return f"its quantity {texts[0]} is negative" if known[0] < 0 else None
 
 
 def _not_finite() -> list[ColumnElement[Decimal]]:

@@ -21,6 +21,7 @@ from recon import audit, demo, embedded
 from recon.criteria import Rules
 from recon.database import connect, server_clock, transaction
 from recon.domain import NOTHING_SPECIAL, Reason, Snapshot, Stage, Wanted, Window
+from recon.doors.roles import create_doors
 from recon.errors import ReconError, Refused
 from recon.orders import Orders
 from recon.pause import PauseAnswer, PauseState, read_pause
@@ -178,6 +179,7 @@ def reset_demo(settings: Settings, database: str = DEMO_DATABASE) -> None:
     demo.load_demo(engine)
     with transaction(engine) as connection:
         audit.create_tables(connection)
+        create_doors(connection, clock=f"timestamptz '{demo.DEMO_NOW.isoformat()}'")
 
 
 def demo_settings(settings: Settings) -> Settings:

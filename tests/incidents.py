@@ -7,6 +7,7 @@ back (`open_quantities`, `bystanders`, ...) is asked in plain SQL, never through
 from __future__ import annotations
 
 import csv
+import os
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -22,6 +23,7 @@ import sqlalchemy as sa
 from recon import audit
 from recon.database import connect, transaction
 from recon.domain import Stage, StageResult, Verdict
+from recon.doors.roles import create_doors
 from recon.errors import Refused
 from recon.incident import run_stage
 from recon.plan import Scope
@@ -149,6 +151,8 @@ class Incident:
         self.positions: list[dict[str, Any]] | None = []
         self.open_orders: list[dict[str, Any]] | None = []
         self.about: str | None = None
+        self.behind_doors = os.environ.get("RECON_TEST_DOORS") == "1"
+        self.has_doors = False
 
     # The backend's side
 
@@ -165,15 +169,40 @@ class Incident:
         unique: str = UNIQUE,
         name: str = "orders",
         own_tables: bool = True,
+        doors: bool | None = None,
     ) -> Incident:
-        """Create `orders` with the columns, and recon's own tables."""
+        """Create `orders` with the columns, and recon's own tables; with `doors`, the doors that hold the roles."""
         self.columns = dict(columns)
         cells = ", ".join(f'"{column}" {kind}' for column, kind in columns.items()).replace("%", "%%")
         self.sql(f"CREATE TABLE {name} ({', '.join(filter(None, [cells, unique]))})")
         if own_tables:
             with transaction(self.engine) as connection:
                 audit.create_tables(connection)
+        if own_tables and (self.behind_doors if doors is None else doors):
+            self.make_doors()
         return self
+
+    def make_doors(self) -> Incident:
+        """Create the roles and the doors, whose clock is that of the last workspace."""
+        self.sql("CREATE TABLE IF NOT EXISTS clock (instant timestamptz)")
+        with transaction(self.engine) as connection:
+            create_doors(connection, clock="coalesce((SELECT instant FROM clock), clock_timestamp())")
+        self.sql("GRANT SELECT ON clock TO recon_owner")
+        self.has_doors = True
+        return self
+
+    def tamper(self, statement: str, *values: object) -> None:
+        """Run a statement as a superuser can who takes every trigger of recon's tables off for it."""
+        with self.backend.begin() as connection:
+            tables = ("reconciliation_backfill_audit", "reconciliation_batches")
+            for table in tables:
+                connection.exec_driver_sql(f"ALTER TABLE {table} DISABLE TRIGGER ALL")
+            connection.exec_driver_sql(statement, tuple(values))
+            enabled = (
+                "SELECT tgrelid::regclass::text, tgname::text FROM pg_trigger WHERE tgname LIKE 'reconciliation%%'"
+            )
+            for table, name in connection.exec_driver_sql(enabled).all():
+                connection.exec_driver_sql(f"ALTER TABLE {table} ENABLE ALWAYS TRIGGER {name}")
 
     def row(
         self, order_id: str, trade_id: str | None, action: str, quantity: object, minute: float = 0, /, **cells: object
@@ -239,7 +268,10 @@ class Incident:
     # Recon's side
 
     def work(self, *, now: datetime | None = NOW, scope: Scope = EVERYTHING, **flags: object) -> Workspace:
-        """See `workspace`; `now` None lets the server's clock run."""
+        """See `workspace`; `now` None lets the server's clock run. The doors go by the same clock."""
+        if self.has_doors:
+            self.sql("TRUNCATE clock")
+            self.sql("INSERT INTO clock VALUES (%s)", now)
         return workspace(self.engine, self.exchange, self.switch.url, now, scope, **flags)
 
     def run(self, stage: Stage | str, batch: str | None = None, *, work: Workspace | None = None) -> StageResult:

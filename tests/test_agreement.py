@@ -182,7 +182,7 @@ def test_the_rows_are_held_against_the_report_not_against_the_stored_plan(applie
 )
 def test_one_changed_audit_row_is_found(applied, change, where, said) -> None:
     changed = ids(applied)[1]
-    applied.incident.sql(
+    applied.incident.tamper(
         f"UPDATE reconciliation_backfill_audit SET {change} WHERE decision = '{where}' AND trade_id = 'T1'"
     )
     detail = applied.failed()["audit_rows"]
@@ -192,7 +192,7 @@ def test_one_changed_audit_row_is_found(applied, change, where, said) -> None:
 
 @pytest.mark.parametrize("decision", ["DRY_RUN", "PENDING_APPLY", "NO_GO", "APPLIED"])
 def test_deleted_audit_rows_are_found(applied, decision) -> None:
-    applied.incident.sql(f"DELETE FROM reconciliation_backfill_audit WHERE decision = '{decision}'")
+    applied.incident.tamper(f"DELETE FROM reconciliation_backfill_audit WHERE decision = '{decision}'")
     detail = applied.failed()["audit_rows"]
     named = {"T3"} if decision == "NO_GO" else {"T1", "T2"}
     assert {trade for trade in ("T1", "T2", "T3") if f"of trade {trade} " in detail} == named
@@ -384,7 +384,7 @@ def test_a_decision_that_is_there_more_or_less_often_than_the_rest_of_its_plan_i
     incident.approve()
     incident.approve()
     assert audited.failed() == {}
-    incident.sql(
+    incident.tamper(
         "DELETE FROM reconciliation_backfill_audit WHERE ctid = (SELECT min(ctid) FROM reconciliation_backfill_audit "
         "WHERE decision = 'PENDING_APPLY' AND trade_id = 'T2')"
     )
@@ -440,7 +440,7 @@ def test_what_was_done_by_hand_after_a_rollback_is_found(incident, tmp_path) -> 
     [row] = ids(audited)
     incident.sql("UPDATE orders SET status = 'filled' WHERE order_id = %s", row)
     assert audited.failed() == {"order_rows": f"{row} has status 'filled'"}
-    incident.sql("UPDATE reconciliation_backfill_audit SET reverted_at = NULL WHERE decision = 'APPLIED'")
+    incident.tamper("UPDATE reconciliation_backfill_audit SET reverted_at = NULL WHERE decision = 'APPLIED'")
     failed = audited.failed()
     assert list(failed) == ["audit_rows", "order_rows"]
     assert failed["audit_rows"] == f"APPLIED {row} of trade T1 (BTC/USD) is not marked as reverted"

@@ -192,7 +192,7 @@ def test_a_plan_whose_facts_changed_is_stale(
     assert (result.verdict, result.code) == (Verdict.NO_GO, "stale_plan")
     assert said in (result.message or "")
     assert (incident.orders(), incident.audit("*")) == (orders, trail)
-    assert incident.sql("SELECT state, approval FROM reconciliation_batches") == [("planned", None)]
+    assert incident.state() == "planned"
 
 
 @pytest.mark.parametrize(
@@ -365,7 +365,7 @@ def test_anything_else_that_changes_with_the_insert_rolls_everything_back(
                 "CREATE FUNCTION stay() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NULL; END'",
                 "CREATE TRIGGER stay BEFORE UPDATE ON orders FOR EACH ROW EXECUTE FUNCTION stay()",
             ],
-            "(the update changed no row)",
+            "(the update changed 0 rows)",
         ),
     ],
 )

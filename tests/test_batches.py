@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 
@@ -134,10 +135,11 @@ def test_what_is_saved_is_what_is_loaded(incident: Incident) -> None:
     """The documents come back as JSON; the first instant and actor stay."""
     incident.create_table()
     document = {"text": 'it\'s 🚀 "x"', "list": [1, None, True], "number": "0.10"}
-    batch = Batch("b", "main", State.PLANNED, scope=document, plan=document, plan_digest="d", approval=None)
     later = NOW + timedelta(hours=1)
     with transaction(incident.engine) as connection:
-        batches.save(connection, batch, actor="first", now=NOW)
+        opened = batches.open_batch(connection, "b", "main", actor="first", now=NOW)
+        planned = opened.moved(Action.DRY_RUN, scope=document, plan=document, plan_digest="d", approval=None)
+        batches.save(connection, planned, actor="first", now=NOW)
     with transaction(incident.engine) as connection:
         held = batches.load(connection, "b", "main", lock=True)
         assert (held.scope, held.plan, held.plan_digest, held.approval, held.state) == (
@@ -148,12 +150,24 @@ def test_what_is_saved_is_what_is_loaded(incident: Incident) -> None:
     assert tuple(row) == ("approved", NOW, "first", later, "second")
 
 
+def test_only_documents_that_changed_are_written(incident: Incident) -> None:
+    """A role may write only what its step changes; and what another wrote meanwhile is not put back."""
+    incident.create_table()
+    with transaction(incident.engine) as connection:
+        opened = batches.open_batch(connection, "b", "main", actor="a", now=NOW)
+        scope = {"symbols": ["BTC/USD"], "trade_ids": []}
+        batches.save(connection, opened.moved(Action.DRY_RUN, scope=scope), actor="a", now=NOW)
+        batches.save(connection, replace(opened, state=State.APPROVED), actor="a", now=NOW)
+        saved = batches.load(connection, "b")
+    assert (saved.state, saved.scope) == (State.APPROVED, scope)
+
+
 def test_every_lists_newest_first_and_by_profile(incident: Incident) -> None:
     incident.create_table()
     with transaction(incident.engine) as connection:
         for number, profile in enumerate(["main", "other", "main"]):
             now = NOW + timedelta(minutes=number)
-            batches.save(connection, Batch(f"b{number}", profile, State.DETECTED), actor="a", now=now)
+            batches.open_batch(connection, f"b{number}", profile, actor="a", now=now)
         assert [batch.batch_id for batch in batches.every(connection)] == ["b2", "b1", "b0"]
         assert [batch.batch_id for batch in batches.every(connection, "main")] == ["b2", "b0"]
 

@@ -70,7 +70,7 @@ def test_validate_compares_the_audit_rows_too(incident: Incident, forgery: str) 
     incident.create_table().ghost("t1")
     incident.repair()
     assert failed(incident) == []
-    incident.sql(f"UPDATE reconciliation_backfill_audit SET {forgery} WHERE decision = 'APPLIED'")
+    incident.tamper(f"UPDATE reconciliation_backfill_audit SET {forgery} WHERE decision = 'APPLIED'")
     assert failed(incident) == ["applied_rows_identical"]
 
 

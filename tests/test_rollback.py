@@ -209,7 +209,7 @@ def test_an_applied_row_that_the_plan_does_not_know_is_refused(incident: Inciden
 def test_ordinary_rows_can_never_be_canceled(incident: Incident) -> None:
     """Invariant 1: even an audit row that names an ENTRY row does not make rollback touch it."""
     three(incident)
-    incident.sql("UPDATE reconciliation_backfill_audit SET backfill_order_id = 'entry-t1' WHERE trade_id = 't1'")
+    incident.tamper("UPDATE reconciliation_backfill_audit SET backfill_order_id = 'entry-t1' WHERE trade_id = 't1'")
     before = incident.bystanders()
     assert incident.run("rollback").code == "row_changed"
     assert incident.bystanders() == before

@@ -101,7 +101,7 @@ def test_an_applied_audit_row_without_its_order_row_is_seen(incident: Incident) 
 def test_an_applied_audit_row_that_was_altered_is_seen(incident: Incident, change: str) -> None:
     incident.create_table().ghost("t1")
     incident.repair()
-    incident.sql(f"UPDATE reconciliation_backfill_audit SET {change} WHERE decision = 'APPLIED'")
+    incident.tamper(f"UPDATE reconciliation_backfill_audit SET {change} WHERE decision = 'APPLIED'")
     result = incident.run("validate")
     assert "applied_rows_identical" in failed(result)
     assert "is audited with other content" in detail(result, "applied_rows_identical")
@@ -110,7 +110,7 @@ def test_an_applied_audit_row_that_was_altered_is_seen(incident: Incident, chang
 def test_an_applied_audit_row_that_was_lost_is_seen(incident: Incident) -> None:
     incident.create_table().ghost("t1")
     incident.repair()
-    incident.sql("DELETE FROM reconciliation_backfill_audit WHERE decision = 'APPLIED'")
+    incident.tamper("DELETE FROM reconciliation_backfill_audit WHERE decision = 'APPLIED'")
     result = incident.run("validate")
     assert failed(result) == ["open_quantities"]
     assert detail(result, "open_quantities") == "t1 expected 1, found 0"

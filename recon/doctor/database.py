@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from sqlalchemy.engine import Connection
 
 from recon.database import shown_url
-from recon.doctor import hazards, locks, place, rights, server
+from recon.doctor import doors, hazards, locks, place, rights, server
 from recon.doctor.asking import Finding, Question, asked
 from recon.doctor.pooler import pooler
 from recon.domain import Check
@@ -21,6 +21,8 @@ QUESTIONS: Mapping[str, Question] = {
     "own_tables": place.own_tables,
     "privileges": rights.privileges,
     "row_security": rights.row_security,
+    "doors": doors.doors,
+    "audit_trail": doors.audit_trail,
     "triggers": hazards.triggers,
     "rules": hazards.rules,
     "locks": locks.locks,

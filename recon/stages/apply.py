@@ -10,13 +10,11 @@ from datetime import datetime
 from decimal import Decimal
 from typing import Any
 
-from sqlalchemy.exc import DBAPIError
-
 from recon import audit, batches
 from recon.allocation import TradeKey
 from recon.batches import Action, Batch
 from recon.criteria import differences
-from recon.database import first_line, transaction
+from recon.database import transaction
 from recon.domain import (
     CANCELED,
     Check,
@@ -99,7 +97,7 @@ def _void(work: Workspace, batch: Batch, now: datetime) -> None:
     with transaction(work.engine) as connection:
         held = batches.load(connection, batch.batch_id, batch.profile_id, lock=True)
         if held.state is State.APPROVED and held.approval == batch.approval:
-            batches.save(connection, held.moved(Action.STALE, approval=None), actor=work.actor, now=now)
+            batches.save(connection, held.moved(Action.STALE), actor=work.actor, now=now)
 
 
 def _write(work: Workspace, held: Held, approval: dict[str, Any] | None, snapshot: Snapshot | None) -> Applied:
@@ -138,26 +136,17 @@ def _write(work: Workspace, held: Held, approval: dict[str, Any] | None, snapsho
 
 
 def _require_way_back(held: Held, order_ids: Sequence[str]) -> None:
-    """Cancel the rows in a savepoint and take that back: a rollback must be possible (invariant 8).
+    """Cancel a row and take that back: a rollback must be possible (invariant 8).
 
     Raises `Refused` (orders_unsuitable) where a constraint or trigger does not let a backfill row be canceled.
     """
-    savepoint = held.connection.begin_nested()
-    try:
-        changed = held.orders.set_status(
-            held.connection, held.batch.profile_id, order_ids, before=["filled"], after="canceled", now=held.now
-        )
-        why = "the update changed no row" if changed != set(order_ids) else ""
-    except DBAPIError as error:
-        why = first_line(error)
-    finally:
-        savepoint.rollback()
-    if why:
-        raise Refused(
-            "orders_unsuitable",
-            f"A backfill row could not be canceled again ({why}), so there would be no way back. Nothing was written; "
-            "let status become 'canceled' on such rows, then run again.",
-        )
+    for order_id in order_ids:
+        if why := held.orders.why_not_canceled(held.connection, held.batch.profile_id, order_id, held.now):
+            raise Refused(
+                "orders_unsuitable",
+                f"A backfill row could not be canceled again ({why}), so there would be no way back. Nothing was "
+                "written; let status become 'canceled' on such rows, then run again.",
+            )
 
 
 def _recompute(work: Workspace, held: Held, snapshot: Snapshot | None) -> Plan:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 from decimal import Decimal
 from typing import Any
@@ -12,6 +12,8 @@ from recon import audit, batches
 from recon.batches import Action
 from recon.database import transaction
 from recon.domain import BATCH_REASONS, Decision, Item, Reason
+from recon.doors.access import behind
+from recon.doors.names import Role
 from recon.errors import Refused
 from recon.identity import canonical_decimal, canonical_time
 from recon.plan import item_from
@@ -56,17 +58,17 @@ def approve(work: Workspace, batch_id: str, by: str, acknowledge: Sequence[str] 
     """
     if not by.strip():
         raise Refused("name_missing", "--by is empty; an approval names the person who gives it.")
-    with transaction(work.engine) as connection:
+    with transaction(behind(work.engine, Role.APPROVER)) as connection:
         batch = batches.load(connection, batch_id, lock=True)
         if batch.state is None:
             raise Refused("unknown_batch", f"There is no batch {batch_id}. `recon status` lists them.")
-        approved = batch.moved(Action.APPROVE)
+        batch.after(Action.APPROVE)
         plan = batch.plan or {}
         given = _acknowledgements(plan, acknowledge)
         released = _released(plan, given)
         now = work.now(connection)
         approval = Approval(batch_id, batch.plan_digest or "", by, now + VALID_FOR, released, given, batch.profile_id)
-        batches.save(connection, replace(approved, approval=approval.document()), actor=work.actor, now=now)
+        batches.save(connection, batch.moved(Action.APPROVE, approval=approval.document()), actor=work.actor, now=now)
         audit.append(
             connection,
             batch_id=batch_id,

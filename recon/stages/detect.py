@@ -43,11 +43,7 @@ def detect(work: Workspace, profile_id: str, batch_id: str) -> StageResult:
         orphans = orders.exits_without_trade(connection, profile_id)
         spelled = orders.symbols(connection, profile_id)
     disagreeing = list(mismatches(net_positions(build_lifecycles(facts.rows).values()), snapshot).values())
-    with transaction(work.engine) as connection:
-        batch = batches.open_batch(connection, batch_id, profile_id, actor=work.actor, now=now)
-        throttle = timedelta(milliseconds=work.settings.exchange_state_mismatch_throttle_ms)
-        written = audit.record_events(connection, profile_id, batch_id, disagreeing, throttle=throttle, now=now)
-        batches.save(connection, batch, actor=work.actor, now=now)
+    recorded = _record(work, profile_id, batch_id, disagreeing, now, unread)
     notes = [*(snapshot.notes if snapshot else [unread]), *_assumed(facts.rows, orders.naive_times)]
     tables = {
         "open_lifecycles": _lifecycles([one for one in found if one.is_open], facts),
@@ -58,7 +54,6 @@ def detect(work: Workspace, profile_id: str, batch_id: str) -> StageResult:
         "unowned_fills": _unowned(facts, work, "" if snapshot else unread),
         "notes": Table("Notes", "Each line limits what this notebook can say.", ("note",), tuple((n,) for n in notes)),
     }
-    recorded = f"{count(written, 'event')} written, {count(len(disagreeing), 'mismatch', 'mismatches')} found"
     return StageResult(
         Stage.DETECT,
         profile_id,
@@ -66,13 +61,34 @@ def detect(work: Workspace, profile_id: str, batch_id: str) -> StageResult:
         Verdict.DONE,
         checks=(
             Check("exchange_read", not unread, unread or "fills and positions were read"),
-            Check("events_recorded", True, "nothing was compared, so no event was written" if unread else recorded),
+            recorded,
         ),
         counts={"OPEN": sum(one.is_open for one in found)} | ({} if unread else {"MISMATCH": len(disagreeing)}),
         message="the orders table was not compared with the exchange" if unread else None,
         tables=tables,
         facts={"positions_compared": int(not unread), "fills_compared": int(snapshot is not None)},
     )
+
+
+def _record(
+    work: Workspace, profile_id: str, batch_id: str, found: Sequence[audit.Mismatch], now: datetime, unread: str
+) -> Check:
+    """Open the batch and write the events; a login that may only read leaves both, and says so."""
+    with transaction(work.engine) as connection:
+        if not audit.may_record(connection):
+            return Check(
+                "events_recorded",
+                False,
+                "this login may only read: no mismatch event was written, and the batch was not opened",
+            )
+        batch = batches.open_batch(connection, batch_id, profile_id, actor=work.actor, now=now)
+        throttle = timedelta(milliseconds=work.settings.exchange_state_mismatch_throttle_ms)
+        written = audit.record_events(connection, profile_id, batch_id, found, throttle=throttle, now=now)
+        batches.save(connection, batch, actor=work.actor, now=now)
+    if unread:
+        return Check("events_recorded", True, "nothing was compared, so no event was written")
+    told = f"{count(written, 'event')} written, {count(len(found), 'mismatch', 'mismatches')} found"
+    return Check("events_recorded", True, told)
 
 
 def _snapshot(work: Workspace, profile_id: str, now: datetime, asked: Wanted) -> tuple[Snapshot | None, str]:

@@ -51,7 +51,7 @@ def dry_run(work: Workspace, profile_id: str, batch_id: str) -> StageResult:
     snapshot = work.fetch(profile_id, now, asked)
     reading = _read(work, profile_id, snapshot)
     reasons = work.pause_reasons(pause)
-    unavailable = _audit_trouble(work, reading.facts)
+    unavailable = _audit_trouble(work, batch_id, reading.facts)
     if unavailable:
         reasons[Reason.AUDIT_UNAVAILABLE] = unavailable
     plan = build_plan(reading.facts, work.rules, work.scope, reasons)
@@ -79,11 +79,11 @@ def _read(work: Workspace, profile_id: str, snapshot: Snapshot | None) -> _Readi
         return _Reading(facts, before, digests, assigned)
 
 
-def _audit_trouble(work: Workspace, facts: Facts) -> str | None:
+def _audit_trouble(work: Workspace, batch_id: str, facts: Facts) -> str | None:
     symbol, trade_id = next(((row.symbol, row.trade_id) for row in facts.rows if row.trade_id), ("", None))
     try:
         with transaction(work.engine) as connection:
-            audit.check_writable(connection, facts.profile_id, symbol, trade_id)
+            audit.check_writable(connection, batch_id, facts.profile_id, symbol, trade_id)
     except Refused as refusal:
         return refusal.message
     return None

@@ -1,0 +1,48 @@
+"""Whether the doors exist, are those of today's `orders`, and which of their roles this login has."""
+
+from __future__ import annotations
+
+import sqlalchemy as sa
+from sqlalchemy.engine import Connection
+
+from recon.doctor.asking import Finding
+from recon.doors.access import exist, is_member, protection
+from recon.doors.names import INSERT, Role
+from recon.orders import Orders
+
+WORK = {
+    Role.READER: "detect without a trace",
+    Role.PLANNER: "detect, dry-run, validate",
+    Role.APPROVER: "approve, sign",
+    Role.APPLIER: "apply",
+    Role.UNDOER: "rollback",
+}
+"""What each role is for."""
+
+
+def doors(connection: Connection) -> Finding:
+    """What this login may do through the doors; without them its rights on `orders` decide."""
+    if not exist(connection):
+        return True, "none: this login's own rights on orders decide; `recon init --roles` makes them"
+    wanted, there = set(Orders.reflect(connection).writable), _columns(connection)
+    if wanted != there:
+        named = ", ".join(sorted(wanted ^ there))
+        return False, f"expected the doors of today's orders, found other columns ({named}); run `recon init --roles`."
+    have = [role for role in Role if is_member(connection, role)]
+    if not have:
+        return False, f"expected this login to have one of {', '.join(Role)}, found none; grant one."
+    told = ", ".join(f"{role} ({WORK[role]})" for role in have)
+    around = "; it could also go around them" if protection(connection).around else ""
+    return True, f"in force; this login has {told}{around}"
+
+
+def _columns(connection: Connection) -> set[str]:
+    query = sa.text(
+        "SELECT attname::text FROM pg_attribute WHERE attrelid = to_regclass(:door) AND attnum > 0 AND NOT attisdropped"
+    )
+    return set(connection.execute(query, {"door": INSERT}).scalars())
+
+
+def audit_trail(connection: Connection) -> Finding:
+    """Whether the database itself keeps the audit table append-only; recon works without, and says so."""
+    return True, protection(connection).audit_sentence()

@@ -1,0 +1,129 @@
+"""Which role a stage takes, and what the database holds it to. Reads only."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import sqlalchemy as sa
+from sqlalchemy.engine import Connection, Engine
+
+from recon.audit import is_append_only
+from recon.database import ROLE, transaction
+from recon.doors.names import INSERT, Role
+from recon.errors import Refused
+
+
+@dataclass(frozen=True, slots=True)
+class Protection:
+    """What holds in this database.
+
+    `doors` says whether the doors exist, `role` is the one that this connection took, `around` whether the login
+    could write `orders` without them all the same, `append_only` whether triggers keep the audit table so. `digest` is
+    a SHA-256 over the definitions of all of it, None where there is nothing.
+    """
+
+    doors: bool
+    role: str | None
+    around: bool
+    append_only: bool
+    digest: str | None
+
+    def sentence(self) -> str:
+        """For people: whether the database itself held the stage to the approved plan."""
+        if not self.doors:
+            return "none: this login's rights on orders decide, and recon keeps to the plan by itself"
+        more = "; this login could also go around them" if self.around else ""
+        return f"in force, as {self.role or 'this login itself'}{more}"
+
+    def audit_sentence(self) -> str:
+        """For people: whether the database keeps the audit table append-only."""
+        if self.append_only:
+            return "append-only by triggers that are always enabled"
+        return "NOT held append-only by the database: no trigger of recon's is in force on it"
+
+
+def behind(engine: Engine, role: Role, otherwise: Role | None = None) -> Engine:
+    """The engine of which every transaction takes the role, where the doors exist; else the engine itself. Reads only.
+
+    `otherwise` is taken by a login that has the first role not. Raises `Refused` (role_missing) when it has neither.
+    """
+    with transaction(engine, read_only=True) as connection:
+        if not exist(connection):
+            return engine
+        for wanted in filter(None, (role, otherwise)):
+            if is_member(connection, wanted):
+                return engine.execution_options(**{ROLE: wanted.value})
+        user: str = connection.execute(sa.select(sa.literal_column("session_user"))).scalar_one()
+    raise Refused(
+        "role_missing",
+        f"Behind the doors of this database this takes the role {role.value}, and {user} has it not. Let a person who "
+        f'may grant it run `GRANT {role.value} TO "{user}"`, or use a login that has it.',
+    )
+
+
+def exist(connection: Connection) -> bool:
+    """Whether the doors are there, for this search path; reads only."""
+    return bool(connection.execute(sa.select(sa.func.to_regclass(INSERT).is_not(None))).scalar_one())
+
+
+def is_member(connection: Connection, role: Role) -> bool:
+    """Whether this login can take the role; reads only."""
+    query = sa.text(
+        """
+        SELECT coalesce(pg_has_role(session_user, to_regrole(:role), CASE
+            WHEN current_setting('server_version_num')::integer >= 160000 THEN 'SET' ELSE 'MEMBER' END), false)
+        """
+    )
+    return bool(connection.execute(query, {"role": role.value}).scalar_one())
+
+
+def protection(connection: Connection) -> Protection:
+    """What is in force in this database, for this connection; reads only."""
+    parts = _definitions(connection)
+    role = connection.get_execution_options().get(ROLE)
+    return Protection(
+        doors=exist(connection),
+        role=role,
+        around=_goes_around(connection),
+        append_only=is_append_only(connection),
+        digest=connection.execute(
+            sa.select(sa.func.encode(sa.func.sha256(sa.func.convert_to("\n".join(parts), "UTF8")), "hex"))
+        ).scalar_one()
+        if parts
+        else None,
+    )
+
+
+def _goes_around(connection: Connection) -> bool:
+    """Whether the login, without any of recon's roles, may write `orders`."""
+    query = sa.text(
+        """
+        SELECT coalesce(has_table_privilege(session_user, to_regclass('orders'), 'INSERT, UPDATE, DELETE, TRUNCATE'),
+            false)
+        """
+    )
+    return bool(connection.execute(query).scalar_one())
+
+
+def _definitions(connection: Connection) -> Sequence[str]:
+    """Every view, trigger, function and privilege of the doors and of the audit trail, as the database tells them."""
+    query = sa.text(
+        r"""
+        SELECT 'view ' || relname || ' ' || pg_get_viewdef(oid) || ' ' || coalesce(reloptions::text, '')
+            || ' ' || coalesce(relacl::text, '') AS part
+        FROM pg_class WHERE relname LIKE 'reconciliation\_door\_%' AND relkind = 'v' AND pg_table_is_visible(oid)
+        UNION ALL
+        SELECT 'trigger ' || tgname || ' ' || tgenabled::text || ' ' || pg_get_triggerdef(oid)
+        FROM pg_trigger WHERE tgname LIKE 'reconciliation\_%' AND NOT tgisinternal
+        UNION ALL
+        SELECT 'function ' || pg_get_functiondef(oid) || ' ' || coalesce(proacl::text, '')
+        FROM pg_proc WHERE proname LIKE 'reconciliation\_%' AND pg_function_is_visible(oid) AND prokind = 'f'
+        UNION ALL
+        SELECT 'rights on ' || relname || ' ' || coalesce(relacl::text, '') FROM pg_class
+        WHERE oid IN (to_regclass('orders'), to_regclass('reconciliation_backfill_audit'),
+            to_regclass('reconciliation_batches')) AND to_regclass('reconciliation_door_insert') IS NOT NULL
+        ORDER BY 1
+        """
+    )
+    return [part for (part,) in connection.execute(query)]

@@ -1,0 +1,133 @@
+"""`recon init --roles`: every statement that makes the roles, the doors and the triggers, safe to run again.
+
+Whoever runs them is a superuser, or may create roles and owns `orders` and the schema of recon's tables. Nothing is
+changed on `orders` itself but who may read it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import sqlalchemy as sa
+from sqlalchemy.engine import Connection
+
+from recon import audit
+from recon.doors.names import CANCEL, INSERT, LOCK, OWNER, REINSTATE, WAY_BACK, Role
+from recon.doors.triggers import FUNCTIONS, guard_statements
+from recon.doors.views import CLOCK, door_statements
+from recon.orders import Orders
+
+AUDIT, BATCHES, EVENTS = (table.name for table in (audit.audit_table, audit.batches_table, audit.events_table))
+
+STAMPS = "updated_at, updated_by"
+
+GRANTS: Mapping[Role, Sequence[str]] = {
+    Role.READER: (),
+    Role.PLANNER: (
+        f"INSERT (batch_id, profile_id, state, created_at, created_by, {STAMPS}) ON {BATCHES}",
+        f"UPDATE (state, scope, plan, plan_digest, approval, {STAMPS}) ON {BATCHES}",
+        f"INSERT ON {AUDIT}",
+        f"INSERT ON {EVENTS}",
+    ),
+    Role.APPROVER: (f"UPDATE (state, approval, {STAMPS}) ON {BATCHES}", f"INSERT ON {AUDIT}"),
+    Role.APPLIER: (
+        f"UPDATE (state, {STAMPS}) ON {BATCHES}",
+        f"INSERT ON {AUDIT}",
+        f"SELECT, INSERT ON {INSERT}",
+        f"SELECT, UPDATE (status, updated_at) ON {REINSTATE}",
+        f"TRUNCATE ON {LOCK}",
+        f"EXECUTE ON FUNCTION {WAY_BACK}(text, text)",
+    ),
+    Role.UNDOER: (
+        f"UPDATE (state, {STAMPS}) ON {BATCHES}",
+        f"UPDATE (reverted_at) ON {AUDIT}",
+        f"SELECT, UPDATE (status, updated_at) ON {CANCEL}",
+        f"TRUNCATE ON {LOCK}",
+    ),
+}
+"""What each role may do beside reading. TRUNCATE on a view lets nobody truncate: it is what LOCK TABLE asks for."""
+
+
+def role_statements(connection: Connection, clock: str = CLOCK) -> list[str]:
+    """All statements for this database, recon's own tables included; reads only.
+
+    Raises `Refused` (orders_unsuitable).
+    """
+    orders = Orders.reflect(connection)
+    quote = connection.dialect.identifier_preparer.quote
+    own, theirs = (quote(name) for name in _schemas(connection))
+    read = f"GRANT SELECT ON {{}} TO {', '.join([*Role, OWNER])}"
+    return [
+        *(f"DO $$ BEGIN CREATE ROLE {name} NOLOGIN; {_EXISTS} END $$" for name in (*Role, OWNER)),
+        *audit.ddl(connection),
+        *audit.trail_ddl(connection),
+        f"GRANT {OWNER} TO CURRENT_USER",
+        f"GRANT USAGE ON SCHEMA {', '.join(sorted({own, theirs}))} TO {', '.join([*Role, OWNER])}",
+        f"GRANT CREATE ON SCHEMA {own} TO {OWNER}",
+        *_hand_over(connection),
+        f"GRANT SELECT, INSERT, UPDATE ON orders TO {OWNER}",
+        *door_statements(orders, clock),
+        f"ALTER FUNCTION {WAY_BACK}(text, text) SET search_path = {own}, {theirs}, pg_temp",
+        f"REVOKE ALL ON FUNCTION {WAY_BACK}(text, text) FROM PUBLIC",
+        *guard_statements(f"{own}, {theirs}"),
+        *(f"ALTER FUNCTION {name} OWNER TO {OWNER}" for name in (f"{WAY_BACK}(text, text)", *FUNCTIONS)),
+        *(read.format(table) for table in ("orders", AUDIT, BATCHES, EVENTS)),
+        *(f"GRANT {right} TO {role}" for role, rights in GRANTS.items() for right in rights),
+        *(f"GRANT USAGE ON SEQUENCE {name} TO {Role.APPLIER}" for name in _sequences(connection)),
+        f"REVOKE CREATE ON SCHEMA {own} FROM {OWNER}",
+        f"REVOKE {OWNER} FROM CURRENT_USER",
+    ]
+
+
+_EXISTS = "EXCEPTION WHEN duplicate_object OR unique_violation THEN NULL;"
+
+
+def create_doors(connection: Connection, clock: str = CLOCK) -> list[str]:
+    """Run `role_statements`; writes DDL, returns what was run."""
+    statements = role_statements(connection, clock)
+    for statement in statements:
+        connection.execute(sa.text(statement))
+    return statements
+
+
+def _schemas(connection: Connection) -> tuple[str, str]:
+    """The schema of recon's tables, and that of `orders`."""
+    query = sa.text(
+        """
+        SELECT coalesce((SELECT relnamespace::regnamespace::text FROM pg_class
+            WHERE oid = to_regclass('reconciliation_batches')), current_schema()::text),
+            (SELECT nspname::text FROM pg_class JOIN pg_namespace ON pg_namespace.oid = relnamespace
+            WHERE pg_class.oid = to_regclass('orders'))
+        """
+    )
+    own, theirs = connection.execute(query).one()
+    return own, theirs
+
+
+def _hand_over(connection: Connection) -> list[str]:
+    """Recon's tables go to their own owner, so that nobody can take the triggers off; another's table stays theirs."""
+    query = sa.text(
+        """
+        SELECT named.name FROM unnest(CAST(:names AS text[])) AS named (name)
+        LEFT JOIN pg_class ON pg_class.oid = to_regclass(named.name)
+        WHERE relowner IS NULL OR pg_has_role(relowner, 'USAGE')
+        """
+    )
+    names = connection.execute(query, {"names": [AUDIT, BATCHES, EVENTS]}).scalars()
+    return [f"ALTER TABLE {name} OWNER TO {OWNER}" for name in names]
+
+
+def _sequences(connection: Connection) -> list[str]:
+    """The sequences from which defaults of `orders` draw, but for those of identity columns, which ask for no right."""
+    query = sa.text(
+        """
+        SELECT DISTINCT sequence.oid::regclass::text
+        FROM pg_attrdef
+        JOIN pg_depend ON pg_depend.classid = 'pg_attrdef'::regclass AND pg_depend.objid = pg_attrdef.oid
+        AND refclassid = 'pg_class'::regclass
+        JOIN pg_class AS sequence ON sequence.oid = refobjid
+        WHERE adrelid = to_regclass('orders') AND relkind = 'S'
+        ORDER BY 1
+        """
+    )
+    return list(connection.execute(query).scalars())

@@ -1,0 +1,267 @@
+"""The SQL of the triggers behind the doors: a batch lives its legal life, and each role takes its own steps only.
+
+What is refused for lack of a role ends with SQLSTATE 42501; what nobody may do with 23514, and the name of the rule as
+its constraint. All of them are enabled always, so that a session in replica mode meets them too. Pure.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+from recon.batches import TRANSITIONS, Action
+from recon.domain import Decision, State
+from recon.doors.append_only import AUDIT, trigger
+from recon.doors.names import Role
+from recon.doors.views import ITEMS
+
+ROLE_OF: Mapping[Action, Role] = {
+    Action.DETECT: Role.PLANNER,
+    Action.DRY_RUN: Role.PLANNER,
+    Action.VALIDATE: Role.PLANNER,
+    Action.REFUTE: Role.PLANNER,
+    Action.APPROVE: Role.APPROVER,
+    Action.APPLY: Role.APPLIER,
+    Action.STALE: Role.APPLIER,
+    Action.ROLLBACK: Role.UNDOER,
+}
+"""Who takes which step in the life of a batch."""
+
+LIVE = (State.APPLIED, State.VALIDATED)
+"""States of a batch that owns rows."""
+
+PLANNING = (State.DETECTED, State.PLANNED, State.APPROVED)
+"""States in which a batch may be planned."""
+
+MAY_AUDIT: tuple[tuple[Decision, Role, tuple[State, ...]], ...] = (
+    (Decision.DRY_RUN, Role.PLANNER, PLANNING),
+    (Decision.NO_GO, Role.PLANNER, PLANNING),
+    (Decision.PENDING_APPLY, Role.APPROVER, (State.APPROVED,)),
+    (Decision.APPLIED, Role.APPLIER, (State.APPROVED,)),
+    (Decision.SKIP_EXISTING, Role.APPLIER, (State.APPROVED, *LIVE)),
+    (Decision.NO_GO, Role.APPLIER, (State.APPROVED,)),
+)
+"""Who appends which decision to the audit trail, while the batch is in which state."""
+
+BATCHES = "reconciliation_batches"
+
+
+FUNCTIONS = (
+    "reconciliation_append_only()",
+    "reconciliation_guard_batches()",
+    "reconciliation_never()",
+    "reconciliation_guard_audit()",
+    "reconciliation_guard_marks()",
+    "reconciliation_settled()",
+)
+"""Every trigger's function, that of the append-only audit trail included."""
+
+
+def guard_statements(schemas: str) -> list[str]:
+    """The statements that hold every batch, and what each role appends, to the rules; `schemas` is a search path."""
+    return [
+        _guard_batches(schemas),
+        *trigger("reconciliation_guard_batches", BATCHES, "BEFORE INSERT OR UPDATE", "FOR EACH ROW"),
+        _never(),
+        *trigger(
+            "reconciliation_never_delete", BATCHES, "BEFORE DELETE OR TRUNCATE", "", function="reconciliation_never"
+        ),
+        _guard_audit(schemas),
+        *trigger(
+            "reconciliation_guard_audit", AUDIT, "AFTER INSERT", "REFERENCING NEW TABLE AS added FOR EACH STATEMENT"
+        ),
+        _guard_marks(schemas),
+        *trigger(
+            "reconciliation_guard_marks", AUDIT, "AFTER UPDATE", "REFERENCING NEW TABLE AS marked FOR EACH STATEMENT"
+        ),
+        _settle(schemas),
+        f"DROP TRIGGER IF EXISTS reconciliation_settled ON {BATCHES}",
+        f"""CREATE CONSTRAINT TRIGGER reconciliation_settled AFTER UPDATE ON {BATCHES} DEFERRABLE INITIALLY DEFERRED
+    FOR EACH ROW EXECUTE FUNCTION reconciliation_settled()""",
+        f"ALTER TABLE {BATCHES} ENABLE ALWAYS TRIGGER reconciliation_settled",
+    ]
+
+
+def _guard_batches(schemas: str) -> str:
+    """A batch begins detected, keeps its name, and takes legal steps only, each by the role whose step it is."""
+    steps = {
+        (before.value, after.value, ROLE_OF[action].value)
+        for (before, action), (after, _) in TRANSITIONS.items()
+        if before is not None
+    }
+    return _function(
+        "reconciliation_guard_batches",
+        schemas,
+        f"""
+    IF TG_OP = 'INSERT' THEN
+        IF NEW.state <> 'detected' OR num_nonnulls(NEW.scope, NEW.plan, NEW.plan_digest, NEW.approval) > 0 THEN
+            RAISE EXCEPTION 'a batch begins detected, without plan and approval'
+                USING ERRCODE = '23514', CONSTRAINT = 'reconciliation_batch_begins';
+        END IF;
+        RETURN NEW;
+    END IF;
+    IF (NEW.batch_id, NEW.profile_id, NEW.created_at, NEW.created_by)
+        IS DISTINCT FROM (OLD.batch_id, OLD.profile_id, OLD.created_at, OLD.created_by) THEN
+        RAISE EXCEPTION 'a batch keeps its name, its profile and its beginning'
+            USING ERRCODE = '23514', CONSTRAINT = 'reconciliation_batch_identity';
+    END IF;
+    IF NOT EXISTS (SELECT FROM ({_values(steps)}) AS step (before, after, role)
+        WHERE step.before = OLD.state AND step.after = NEW.state) THEN
+        RAISE EXCEPTION 'a batch that is % cannot become %', OLD.state, NEW.state
+            USING ERRCODE = '23514', CONSTRAINT = 'reconciliation_batch_step';
+    END IF;
+    IF NOT EXISTS (SELECT FROM ({_values(steps)}) AS step (before, after, role)
+        WHERE step.before = OLD.state AND step.after = NEW.state AND pg_has_role(step.role, 'USAGE')) THEN
+        RAISE EXCEPTION '% may not make a batch that is % become %', current_user, OLD.state, NEW.state
+            USING ERRCODE = '42501';
+    END IF;
+    IF (NEW.scope, NEW.plan, NEW.plan_digest) IS DISTINCT FROM (OLD.scope, OLD.plan, OLD.plan_digest)
+        OR NEW.approval IS NULL AND OLD.approval IS NOT NULL THEN
+        IF NOT pg_has_role('{Role.PLANNER.value}', 'USAGE') THEN
+            RAISE EXCEPTION '% may not plan', current_user USING ERRCODE = '42501';
+        END IF;
+        IF NEW.state <> 'planned' OR NEW.approval IS NOT NULL THEN
+            RAISE EXCEPTION 'a new plan is not approved yet'
+                USING ERRCODE = '23514', CONSTRAINT = 'reconciliation_batch_plan';
+        END IF;
+    ELSIF NEW.approval IS DISTINCT FROM OLD.approval THEN
+        IF NOT pg_has_role('{Role.APPROVER.value}', 'USAGE') THEN
+            RAISE EXCEPTION '% may not approve', current_user USING ERRCODE = '42501';
+        END IF;
+        IF NEW.state <> 'approved'
+            OR (NEW.approval ->> 'plan_digest', NEW.approval ->> 'batch_id', NEW.approval ->> 'profile_id')
+                IS DISTINCT FROM (NEW.plan_digest, NEW.batch_id, NEW.profile_id)
+            OR NOT coalesce(NEW.approval ->> 'by', '') ~ '[^[:space:]]'
+            OR jsonb_typeof(NEW.approval -> 'items') IS DISTINCT FROM 'array'
+            OR (NEW.approval ->> 'expires_at')::timestamptz IS NULL
+            OR EXISTS (
+                SELECT jsonb_array_elements_text(NEW.approval -> 'items')
+                EXCEPT SELECT item.order_id FROM (SELECT NEW.plan) AS planned (plan)
+                    CROSS JOIN LATERAL {ITEMS} WHERE item.decision <> 'NO_GO') THEN
+            RAISE EXCEPTION 'the approval is not one of this plan'
+                USING ERRCODE = '23514', CONSTRAINT = 'reconciliation_batch_approval';
+        END IF;
+    ELSIF NEW.state = 'approved' AND OLD.state <> 'approved' THEN
+        RAISE EXCEPTION 'a plan is approved by an approval of its own'
+            USING ERRCODE = '23514', CONSTRAINT = 'reconciliation_batch_approval';
+    END IF;
+    RETURN NEW;""",
+    )
+
+
+def _never() -> str:
+    return """CREATE OR REPLACE FUNCTION reconciliation_never() RETURNS trigger
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    RAISE EXCEPTION 'a batch is never deleted' USING ERRCODE = '23514', CONSTRAINT = 'reconciliation_never';
+END $$"""
+
+
+def _guard_audit(schemas: str) -> str:
+    """Each role appends its own decisions, to a batch in the right state, and only about items of its plan."""
+    allowed = [(decision.value, role.value, state.value) for decision, role, states in MAY_AUDIT for state in states]
+    return _function(
+        "reconciliation_guard_audit",
+        schemas,
+        f"""
+    IF EXISTS (SELECT FROM added WHERE reverted_at IS NOT NULL) THEN
+        RAISE EXCEPTION 'a new audit row is not reverted'
+            USING ERRCODE = '23514', CONSTRAINT = 'reconciliation_audit_new';
+    END IF;
+    IF EXISTS (
+        SELECT decision::text, batch_id::text, profile_id::text FROM added
+        EXCEPT
+        SELECT may.decision, batch.batch_id, batch.profile_id
+        FROM ({_values(allowed)}) AS may (decision, role, state) JOIN reconciliation_batches AS batch USING (state)
+        WHERE batch.batch_id IN (SELECT batch_id::text FROM added) AND pg_has_role(may.role, 'USAGE')) THEN
+        RAISE EXCEPTION '% may not append such an audit row to this batch now', current_user USING ERRCODE = '42501';
+    END IF;
+    IF EXISTS (
+        SELECT batch_id::text, plan_digest::text, backfill_order_id::text, symbol::text, trade_id::text,
+            filled_qty::numeric, price::numeric, evidence_filled_at, exchange_order_id::text FROM added
+        WHERE decision::text IN ('PENDING_APPLY', 'APPLIED', 'SKIP_EXISTING')
+        EXCEPT
+        SELECT released.batch_id, released.plan_digest, item.order_id, item.symbol, item.trade_id,
+            item.qty, item.price, item.filled_at, item.exchange_order_id
+        FROM (SELECT batch_id, plan_digest, plan, jsonb_array_elements_text(approval -> 'items') AS order_id
+                FROM reconciliation_batches WHERE batch_id IN (SELECT batch_id::text FROM added)) AS released
+            JOIN (SELECT batch_id, item.* FROM reconciliation_batches CROSS JOIN LATERAL {ITEMS}
+                WHERE batch_id IN (SELECT batch_id::text FROM added)) AS item USING (batch_id, order_id)) THEN
+        RAISE EXCEPTION 'an audit row says what the approved plan does not'
+            USING ERRCODE = '23514', CONSTRAINT = 'reconciliation_audit_item';
+    END IF;
+    IF EXISTS (
+        SELECT profile_id::text, backfill_order_id::text FROM added WHERE decision::text = 'APPLIED'
+        EXCEPT SELECT profile_id::text, order_id::text FROM orders
+        WHERE order_id::text IN (SELECT backfill_order_id::text FROM added) AND status::text = 'filled') THEN
+        RAISE EXCEPTION 'an audit row says applied, and there is no such filled row'
+            USING ERRCODE = '23514', CONSTRAINT = 'reconciliation_audit_applied';
+    END IF;
+    RETURN NULL;""",
+    )
+
+
+def _guard_marks(schemas: str) -> str:
+    """Audit rows are marked as reverted while their batch lives: by the rollback that cancels its rows."""
+    return _function(
+        "reconciliation_guard_marks",
+        schemas,
+        f"""
+    IF EXISTS (
+        SELECT batch_id::text FROM marked
+        EXCEPT SELECT batch_id FROM reconciliation_batches WHERE state IN ({_texts(LIVE)})) THEN
+        RAISE EXCEPTION 'only what a live batch wrote can be marked as reverted'
+            USING ERRCODE = '23514', CONSTRAINT = 'reconciliation_audit_marks';
+    END IF;
+    IF NOT pg_has_role('{Role.UNDOER.value}', 'USAGE') THEN
+        RAISE EXCEPTION '% may not mark audit rows as reverted', current_user USING ERRCODE = '42501';
+    END IF;
+    RETURN NULL;""",
+    )
+
+
+def _settle(schemas: str) -> str:
+    """At commit, a batch that became applied or rolled_back is so: all of it, in `orders` and in the audit trail."""
+    return _function(
+        "reconciliation_settled",
+        schemas,
+        """
+    IF OLD.state = 'approved' AND NEW.state = 'applied' AND EXISTS (
+        SELECT jsonb_array_elements_text(NEW.approval -> 'items')
+        EXCEPT SELECT audit.backfill_order_id::text FROM reconciliation_backfill_audit AS audit
+            JOIN orders ON orders.order_id::text = audit.backfill_order_id::text
+                AND orders.profile_id::text = NEW.profile_id
+        WHERE audit.profile_id::text = NEW.profile_id AND audit.batch_id::text = NEW.batch_id
+            AND audit.decision::text IN ('APPLIED', 'SKIP_EXISTING') AND orders.status::text = 'filled') THEN
+        RAISE EXCEPTION 'the batch is not applied: an approved row is not there, or not audited'
+            USING ERRCODE = '23514', CONSTRAINT = 'reconciliation_settled';
+    END IF;
+    IF OLD.state <> 'rolled_back' AND NEW.state = 'rolled_back' AND EXISTS (
+        SELECT FROM reconciliation_backfill_audit AS audit
+            LEFT JOIN orders ON orders.order_id::text = audit.backfill_order_id::text
+                AND orders.profile_id::text = NEW.profile_id
+        WHERE audit.profile_id::text = NEW.profile_id AND audit.batch_id::text = NEW.batch_id
+            AND (audit.reverted_at IS NULL OR audit.decision::text = 'APPLIED' AND orders.status::text = 'filled'
+                AND NOT EXISTS (SELECT FROM reconciliation_backfill_audit AS other
+                    WHERE other.profile_id::text = NEW.profile_id AND other.decision::text = 'APPLIED'
+                        AND other.backfill_order_id::text = audit.backfill_order_id::text
+                        AND other.reverted_at IS NULL))) THEN
+        RAISE EXCEPTION 'the batch is not rolled back: a row of its own is filled, or an audit row not marked'
+            USING ERRCODE = '23514', CONSTRAINT = 'reconciliation_settled';
+    END IF;
+    RETURN NULL;""",
+    )
+
+
+def _function(name: str, schemas: str, body: str) -> str:
+    return f"""CREATE OR REPLACE FUNCTION {name}() RETURNS trigger
+LANGUAGE plpgsql SET search_path = {schemas}, pg_temp AS $$
+BEGIN{body}
+END $$"""
+
+
+def _values(rows: Iterable[tuple[str, ...]]) -> str:
+    return "VALUES " + ", ".join(f"({_texts(row)})" for row in sorted(rows))
+
+
+def _texts(words: Iterable[str]) -> str:
+    return ", ".join(f"'{word}'" for word in words)
