@@ -21,6 +21,7 @@ from sqlalchemy.pool import NullPool
 from recon.errors import ReconError, Refused, UsageError
 
 LOCK_NOT_AVAILABLE, QUERY_CANCELED, UNDEFINED_TABLE = "55P03", "57014", "42P01"
+CHECK_OPTION_VIOLATED = "44000"
 
 MALFORMED = re.compile(r'invalid (\w+) (?:number|value): |invalid integer value ".*" for connection option "(\w+)"')
 """What libpq says of a connection option before it asks anybody; the value might be a secret."""
@@ -127,6 +128,12 @@ def explain(error: DBAPIError) -> ReconError:
         return Refused(
             "statement_timeout", f"A statement took too long and was canceled ({said}). Nothing was written."
         )
+    if state == CHECK_OPTION_VIOLATED or (_constraint(error) or "").startswith("reconciliation_"):
+        return Refused(
+            "door_closed",
+            f"The database itself refused what no approved plan allows: {said}. Nothing was written. If the plan is "
+            "approved and not expired, find out what changed the row on its way (a trigger?), or run `recon doctor`.",
+        )
     if state is None and (found := MALFORMED.search(said)):
         option = found[1] or found[2]
         return UsageError("database_url_invalid", f"RECON_DATABASE_URL has a malformed {option}. Correct it.")
@@ -150,6 +157,11 @@ def explain(error: DBAPIError) -> ReconError:
 def sqlstate(error: DBAPIError) -> str | None:
     """The five-character code of a driver error, None when the server sent none."""
     return getattr(error.orig, "sqlstate", None)
+
+
+def _constraint(error: DBAPIError) -> str | None:
+    """The constraint that a driver error names; recon's own triggers name their rule so."""
+    return getattr(getattr(error.orig, "diag", None), "constraint_name", None)
 
 
 def first_line(error: DBAPIError) -> str:

@@ -86,7 +86,7 @@ def create_doors(connection: Connection, clock: str = CLOCK) -> list[str]:
     """Run `role_statements`; writes DDL, returns what was run."""
     statements = role_statements(connection, clock)
     for statement in statements:
-        connection.execute(sa.text(statement))
+        connection.execute(sa.text(statement.replace(":", r"\:")))  # a colon may begin a parameter, in a name too
     return statements
 
 

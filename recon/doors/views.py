@@ -18,7 +18,7 @@ from recon.domain import BACKFILL_PREFIX, CANCELED, FILLED
 from recon.doors.names import CANCEL, INSERT, LOCK, OWNER, REINSTATE, WAY_BACK
 from recon.orders import Orders
 
-_DIALECT = postgresql.dialect()  # type: ignore[no-untyped-call]
+_DIALECT = postgresql.dialect(paramstyle="named")  # type: ignore[no-untyped-call] # or it would double a %
 
 CLOCK = "clock_timestamp()"
 """What the doors take for the time; the demo, whose clock stands still, gives its own."""

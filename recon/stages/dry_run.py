@@ -120,6 +120,7 @@ def _record(
     """One transaction: the audit rows and the batch with its plan, or neither. Returns all checks."""
     with transaction(work.engine) as connection:
         batch = batches.load(connection, batch_id, plan.profile_id, lock=True)
+        batch.after(Action.DRY_RUN)
         if Reason.AUDIT_UNAVAILABLE not in {item.reason for item in plan.items}:
             audit.append(
                 connection,
