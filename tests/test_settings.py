@@ -119,9 +119,16 @@ def test_amounts_are_taken_as_they_are_written(monkeypatch) -> None:
     assert settings.flags()["RECON_EXIT_BACKFILL_DUST_ABS_QTY"] == "0.10000000000000000000000000000000000001"
 
 
-def test_the_flags_of_the_run_card_are_the_runbooks_and_two_more() -> None:
+def test_the_flags_of_the_run_card_are_the_runbooks_and_those_that_decide_beside_them() -> None:
     flags = load_settings().flags()
-    assert set(flags) == {*RUNBOOK_FLAGS, "RECON_EXIT_BACKFILL_BASE_FEE", "RECON_MAX_BATCH_ROWS"}
+    assert set(flags) == {
+        *RUNBOOK_FLAGS,
+        "RECON_REQUIRE_SIGNATURE",
+        "RECON_REQUIRE_SECOND_PERSON",
+        "RECON_APPROVAL_TTL_HOURS",
+        "RECON_EXIT_BACKFILL_BASE_FEE",
+        "RECON_MAX_BATCH_ROWS",
+    }
     assert (flags["ENABLE_RECON_EXIT_BACKFILL"], flags["RECON_EXIT_BACKFILL_DUST_REL_PCT"]) == ("false", "0.002")
 
 
