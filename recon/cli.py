@@ -151,8 +151,9 @@ def approve_command(
     work = open_workspace()
 
     def show(approval: Approval) -> None:
+        how = f"to be signed with {key}" if key else "without a signature"
         if not as_json:
-            _print("\n".join(printable(line) for line in approval.lines()))
+            _print("\n".join(printable(line) for line in [*approval.lines(), f"by {approval.by}, {how}"]))
 
     with exact():
         if rollback:

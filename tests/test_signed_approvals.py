@@ -261,6 +261,18 @@ def test_an_edited_plan_is_neither_approved_nor_applied(incident: Incident, keys
         assert (code, shown) == ("not_approved", [])
 
 
+def test_what_needs_a_word_is_not_a_matter_of_the_stored_plan(incident: Incident, keys: Keys) -> None:
+    """The digest does not cover what the batch's row says of its targets; the plan that apply computes tells."""
+    planned(incident)
+    incident.sql(
+        """UPDATE reconciliation_batches SET plan = replace(plan::text, '"needs_acknowledgement": true',
+               '"needs_acknowledgement": false')::jsonb"""
+    )
+    incident.approve(by=ALICE, key=keys.alice)
+    result = unchanged(incident, "apply", strict(incident, keys))
+    assert (result.code, "about speck" in (result.message or "")) == ("not_approved", True)
+
+
 def test_narrowing_voids_it(incident: Incident, keys: Keys) -> None:
     """The signature over the whole plan does not hold for a part of it, not even put back by hand."""
     from recon.plan import Scope

@@ -100,6 +100,7 @@ def _write(work: Workspace, held: Held, approval: dict[str, Any] | None, snapsho
         raise Refused("not_approved", f"The approval changed meanwhile. {batch.next_command()}")
     signed = require_valid(batch.approval, Action.APPLY, batch, work.settings, held.now)
     plan = _recompute(work, held, snapshot)
+    _require_acknowledged(batch, plan)
     approved = set((batch.approval or {})["items"])
     released = [item for item in plan.items if item.writes and item.order_id in approved]
     targets = [judgement.lifecycle for judgement in plan.judgements]
@@ -166,6 +167,19 @@ def _recompute(work: Workspace, held: Held, snapshot: Snapshot | None) -> Plan:
             "run dry-run, review and approve again.",
         )
     return plan
+
+
+def _require_acknowledged(batch: Batch, plan: Plan) -> None:
+    """What needs a word of the approver is decided by the plan just computed, not by what the batch's row says."""
+    given = (batch.approval or {})["acknowledgements"]
+    needing = [judgement.lifecycle.trade_id for judgement in plan.judgements if judgement.needs_acknowledgement]
+    missing = [trade_id for trade_id in needing if trade_id not in given]
+    if missing:
+        raise Refused(
+            "not_approved",
+            f"The approval acknowledges nothing about {', '.join(missing)}, and these trades need it. Nothing was "
+            "written; run dry-run, review and approve again.",
+        )
 
 
 def _what_changed(batch: Batch, plan: Plan) -> str:
