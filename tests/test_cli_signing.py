@@ -51,6 +51,10 @@ def test_on_the_command_line_and_through_the_notebooks(place: Place, keys: Keys)
     assert verified.status == 0, verified.out
     assert "ok   approval: " in verified.out
     assert "ok   rollback_approval: " in verified.out
+    incident.sql("UPDATE reconciliation_batches SET approval = approval - 'signature' WHERE batch_id = 'sign-1'")
+    stripped = console.inside("verify", str(place.reports / "sign-1")).out
+    assert f"FAIL approval: the report says by '{ALICE}'" in stripped
+    assert "; not signed" in stripped
     incident.sql(
         """UPDATE reconciliation_batches SET rollback_approval = jsonb_set(rollback_approval, '{by}', '"x"')
            WHERE batch_id = 'sign-1'"""
