@@ -139,9 +139,10 @@ def test_approve_names_what_is_missing_and_the_longest_trade_id_counts(story) ->
     missing = story.steps["approve without one"].refused("acknowledgements_missing")
     assert missing.endswith(f": a=b ({reason}).")
     lines = story.steps["approve"].out.splitlines()
-    assert lines[0].startswith("approved: 2 rows of plan ")
+    assert lines[0].startswith("to be written: 2 rows of plan ")
     assert {f"acknowledged {trade_id}: {WHY}" for trade_id in ("a", "a=b", "a=b=c", "held")} <= set(lines)
-    assert re.fullmatch(r"valid until \d{4}-\d\d-\d\d \d\d:\d\d:\d\d UTC", lines[-1])
+    assert re.fullmatch(r"valid until \d{4}-\d\d-\d\d \d\d:\d\d:\d\d UTC", lines[-3])
+    assert lines[-2:] == ["by a reviewer, without a signature", "approved by a reviewer, not signed"]
 
 
 def test_applying_again_compares_and_writes_nothing(story) -> None:

@@ -29,7 +29,7 @@ GRANTS: Mapping[Role, Sequence[str]] = {
         f"INSERT ON {AUDIT}",
         f"INSERT ON {EVENTS}",
     ),
-    Role.APPROVER: (f"UPDATE (state, approval, {STAMPS}) ON {BATCHES}", f"INSERT ON {AUDIT}"),
+    Role.APPROVER: (f"UPDATE (state, approval, rollback_approval, {STAMPS}) ON {BATCHES}", f"INSERT ON {AUDIT}"),
     Role.APPLIER: (
         f"UPDATE (state, {STAMPS}) ON {BATCHES}",
         f"INSERT ON {AUDIT}",

@@ -20,6 +20,7 @@ ROLE_OF: Mapping[Action, Role] = {
     Action.VALIDATE: Role.PLANNER,
     Action.REFUTE: Role.PLANNER,
     Action.APPROVE: Role.APPROVER,
+    Action.APPROVE_ROLLBACK: Role.APPROVER,
     Action.APPLY: Role.APPLIER,
     Action.STALE: Role.APPLIER,
     Action.ROLLBACK: Role.UNDOER,
@@ -93,7 +94,8 @@ def _guard_batches(schemas: str) -> str:
         schemas,
         f"""
     IF TG_OP = 'INSERT' THEN
-        IF NEW.state <> 'detected' OR num_nonnulls(NEW.scope, NEW.plan, NEW.plan_digest, NEW.approval) > 0 THEN
+        IF NEW.state <> 'detected' OR num_nonnulls(
+            NEW.scope, NEW.plan, NEW.plan_digest, NEW.approval, NEW.rollback_approval) > 0 THEN
             RAISE EXCEPTION 'a batch begins detected, without plan and approval'
                 USING ERRCODE = '23514', CONSTRAINT = 'reconciliation_batch_begins';
         END IF;
@@ -143,6 +145,15 @@ def _guard_batches(schemas: str) -> str:
     ELSIF NEW.state = 'approved' AND OLD.state <> 'approved' THEN
         RAISE EXCEPTION 'a plan is approved by an approval of its own'
             USING ERRCODE = '23514', CONSTRAINT = 'reconciliation_batch_approval';
+    END IF;
+    IF NEW.rollback_approval IS DISTINCT FROM OLD.rollback_approval THEN
+        IF NOT pg_has_role('{Role.APPROVER.value}', 'USAGE') THEN
+            RAISE EXCEPTION '% may not approve', current_user USING ERRCODE = '42501';
+        END IF;
+        IF NEW.rollback_approval IS NULL OR NEW.state <> OLD.state OR NEW.state NOT IN ({_texts(LIVE)}) THEN
+            RAISE EXCEPTION 'only the rollback of a live batch can be approved'
+                USING ERRCODE = '23514', CONSTRAINT = 'reconciliation_batch_rollback';
+        END IF;
     END IF;
     RETURN NEW;""",
     )
