@@ -1,0 +1,341 @@
+"""How every step must end, said beforehand from what is in the database and what the world did; calls no recon.
+
+The table of legal steps and every rule here are written a second time on purpose, from the rules and not from the code.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from decimal import Decimal
+from typing import Any
+
+from life.seen import (
+    ENDED,
+    FILLED,
+    ZERO,
+    Row,
+    Seen,
+    Trade,
+    as_planned,
+    content,
+    fingerprint,
+    is_backfill,
+    market,
+    quantity,
+)
+
+LEGAL: Mapping[str, frozenset[str | None]] = {
+    "detect": frozenset({None, "detected", "planned", "approved"}),
+    "dry-run": frozenset({"detected", "planned", "approved"}),
+    "approve": frozenset({"planned", "approved"}),
+    "apply": frozenset({"approved", "applied", "validated"}),
+    "validate": frozenset({"applied", "validated"}),
+    "rollback": frozenset({"applied", "validated", "rolled_back"}),
+}
+"""From which states a step may start."""
+
+BATCH_WIDE = {"RUNNING": "profile_not_paused", "": "pause_unknown"}
+"""What each word of the switch is, but for PAUSED."""
+
+ALLOWED = timedelta(hours=24)
+"""How long an approval may be applied."""
+
+Outcome = tuple[str, str | None]
+"""Verdict and code, as a stage reports them."""
+
+REFUSED, FAILED, DONE = "NO_GO", "FAILED", "DONE"
+
+
+@dataclass(frozen=True)
+class Exchange:
+    """What the exchange says: rows of the statement's files, None for a file that is not there."""
+
+    fills: tuple[Mapping[str, Any], ...] | None
+    positions: tuple[Mapping[str, Any], ...] | None
+    open_orders: tuple[Mapping[str, Any], ...]
+
+    def held(self) -> dict[str, list[Decimal]]:
+        """Legs that are not zero, by market."""
+        legs: dict[str, list[Decimal]] = {}
+        for position in self.positions or ():
+            if Decimal(position["qty"]):
+                legs.setdefault(market(position["symbol"]), []).append(Decimal(position["qty"]))
+        return legs
+
+    def working(self) -> set[str]:
+        """The markets with an open order."""
+        return {market(order["symbol"]) for order in self.open_orders}
+
+
+@dataclass(frozen=True)
+class Around:
+    """What a step meets: the database, the exchange, the switch's word, the clock and how far back fills count."""
+
+    seen: Seen
+    exchange: Exchange
+    word: str
+    now: datetime
+    lookback: timedelta
+    profile: str
+
+    def window(self) -> tuple[datetime, datetime]:
+        """The span in which fills are evidence."""
+        end = max([self.now, *(datetime.fromisoformat(fill["filled_at"]) for fill in self.exchange.fills or ())])
+        return end - self.lookback, end
+
+
+@dataclass(frozen=True)
+class Scope:
+    """What a dry run is narrowed to."""
+
+    trade_ids: tuple[str, ...] = ()
+    symbols: tuple[str, ...] = ()
+
+    def targets(self, open_now: Mapping[Trade, Decimal]) -> dict[Trade, Decimal]:
+        """The open trades in scope."""
+        wanted = set(map(market, self.symbols))
+        return {
+            trade: qty
+            for trade, qty in open_now.items()
+            if qty > 0
+            and (not self.trade_ids or trade[1] in self.trade_ids)
+            and (not wanted or market(trade[0]) in wanted)
+        }
+
+    def matches(self, open_now: Mapping[Trade, Decimal]) -> bool:
+        """Whether every name of it answers to a target, where anything is open."""
+        targets = self.targets(open_now)
+        if not any(qty > 0 for qty in open_now.values()):
+            return True
+        named = set(self.trade_ids) <= {trade for _, trade in targets}
+        return bool(targets) and named and set(map(market, self.symbols)) <= {market(symbol) for symbol, _ in targets}
+
+
+@dataclass
+class Batch:
+    """What the model knows of a batch; `owns` is what it wrote and nobody took over."""
+
+    state: str | None = None
+    scope: Scope = field(default_factory=Scope)
+    digest: str | None = None
+    facts: Any = None
+    window: tuple[datetime, datetime] | None = None
+    targets: dict[Trade, Decimal] = field(default_factory=dict)
+    trades: dict[str | None, list[Any]] = field(default_factory=dict)
+    items: tuple[Any, ...] = ()
+    expires: datetime | None = None
+    approved: tuple[Mapping[str, Any], ...] = ()
+    opened: dict[Trade, tuple[Decimal, Any]] = field(default_factory=dict)
+
+    @property
+    def needing(self) -> set[str]:
+        """The trades that a reviewer must name."""
+        return {item.trade_id for item in self.items if item.decision == "NO_GO" or item.reason == "dust_only"}
+
+
+def expected(around: Around, action: str, batch: Batch, profile: str, name: str, **given: Any) -> Outcome | None:
+    """The outcome of a step; None where the model leaves it to the checks (the verdict of a dry run that makes a plan)."""
+    if profile != around.profile and batch.state is not None:
+        return REFUSED, "batch_of_another_profile"
+    if batch.state not in LEGAL[action]:
+        return REFUSED, "illegal_transition"
+    return {
+        "detect": lambda: (DONE, None),
+        "dry-run": lambda: _dry_run(around, given["scope"]),
+        "approve": lambda: _approve(batch, given["acknowledge"]),
+        "apply": lambda: _apply(around, batch),
+        "validate": lambda: _validate(around, batch, name),
+        "rollback": lambda: _rollback(around, batch, name),
+    }[action]()
+
+
+def _dry_run(around: Around, scope: Scope) -> Outcome | None:
+    open_now = around.seen.open_quantities(around.profile)
+    if around.exchange.fills is None:
+        return REFUSED, "evidence_unreadable"
+    if not scope.matches(open_now):
+        return REFUSED, "scope_matches_nothing"
+    if not any(qty > 0 for qty in open_now.values()):
+        return DONE, None
+    return None
+
+
+def _approve(batch: Batch, acknowledge: Mapping[str, str]) -> Outcome:
+    for trade, why in acknowledge.items():
+        if trade not in {trade_id for _, trade_id in batch.targets}:
+            return REFUSED, "unknown_trade"
+        if not why:
+            return REFUSED, "reason_missing"
+        if trade not in batch.needing:
+            return REFUSED, "nothing_to_acknowledge"
+    if not batch.items:
+        return REFUSED, "nothing_to_approve"
+    if {item.reason for item in batch.items} & set(BATCH_WIDE.values()):
+        return REFUSED, "batch_wide_reason"
+    if batch.needing - acknowledge.keys():
+        return REFUSED, "acknowledgements_missing"
+    return ("approved", None) if any(item.writes for item in batch.items) else (REFUSED, "nothing_to_approve")
+
+
+def _apply(around: Around, batch: Batch) -> Outcome:
+    if batch.state != "approved":
+        stand = all(as_planned(around.seen.orders.get(item["order_id"]), item) for item in batch.approved)
+        return (DONE, None) if stand else (FAILED, "existing_row_differs")
+    assert batch.expires is not None
+    assert batch.window is not None
+    if around.now >= batch.expires:
+        return REFUSED, "approval_expired"
+    if around.exchange.fills is None:
+        return REFUSED, "evidence_unreadable"
+    if around.word in BATCH_WIDE:
+        return REFUSED, BATCH_WIDE[around.word]
+    targets = batch.scope.targets(around.seen.open_quantities(around.profile))
+    if facts(around, targets, batch.window, "PAUSED") != batch.facts:
+        return REFUSED, "stale_plan"
+    return DONE, None
+
+
+def owners(seen: Seen, profile: str) -> dict[str, str]:
+    """Who owns each row: the batch of its last APPLIED audit row that is not reverted."""
+    live = [
+        row
+        for row in seen.audit
+        if row["profile_id"] == profile and row["decision"] == "APPLIED" and row["reverted_at"] is None
+    ]
+    return {row["backfill_order_id"]: row["batch_id"] for row in sorted(live, key=lambda row: row["created_at"])}
+
+
+def owned(around: Around, name: str) -> set[str]:
+    """The rows that the batch owns."""
+    return {order_id for order_id, owner in owners(around.seen, around.profile).items() if owner == name}
+
+
+def _rollback(around: Around, batch: Batch, name: str) -> Outcome:
+    if batch.state == "rolled_back":
+        return DONE, None
+    if around.word in BATCH_WIDE:
+        return REFUSED, BATCH_WIDE[around.word]
+    items = {item["order_id"]: item for item in batch.approved}
+    mine = owned(around, name)
+    if not all(as_planned(around.seen.orders.get(order_id), items[order_id]) for order_id in mine):
+        return REFUSED, "row_changed"
+    return DONE, None
+
+
+def _validate(around: Around, batch: Batch, name: str) -> Outcome:
+    applied = {row["backfill_order_id"] for row in around.seen.audited(name, "APPLIED")}
+    items = [item for item in batch.approved if item["order_id"] in applied]
+    open_now = around.seen.open_quantities(around.profile)
+    closed: dict[Trade, Decimal] = {}
+    for item in items:
+        key = (item["symbol"], item["trade_id"])
+        closed[key] = closed.get(key, ZERO) + Decimal(item["qty"])
+    wrong = [t for t, was in batch.targets.items() if open_now.get(t, ZERO) != was - closed.get(t, ZERO)]
+    over = [trade for trade in batch.targets if open_now.get(trade, ZERO) < 0]
+    altered = [item for item in items if not as_planned(around.seen.orders.get(item["order_id"]), item)]
+    ok = not (wrong or over or altered) and _agrees(around, batch, open_now)
+    return (DONE, None) if ok else (FAILED, "validation_failed")
+
+
+def _agrees(around: Around, batch: Batch, open_now: Mapping[Trade, Decimal]) -> bool:
+    """Table and exchange agree on the markets on which neither a target nor a trade that stood then is open."""
+    then, now = batch.trades, by_trade(around.seen, around.profile)
+    mine = {trade for _, trade in batch.targets}
+    changed = {trade for trade in {*then, *now} if trade not in mine and then.get(trade) != now.get(trade)}
+    left = {market(symbol) for symbol, trade in batch.targets if open_now.get((symbol, trade), ZERO)}
+    left |= {market(symbol) for symbol, trade in open_now if trade not in changed}
+    repaired = {market(symbol) for symbol, _ in batch.targets} - left
+    if not repaired:
+        return True
+    if around.exchange.fills is None or around.exchange.positions is None:
+        return False
+    for name in repaired:
+        booked = sum((_sign(around.seen, around.profile, t) * q for t, q in open_now.items() if market(t[0]) == name), ZERO)
+        legs = around.exchange.held().get(name, [])
+        if sum(legs, ZERO) != booked or (legs and not sum(legs, ZERO)):
+            return False
+    return True
+
+
+def _sign(seen: Seen, profile: str, trade: Trade) -> int:
+    sides = {
+        row["side"] for row in seen.of(profile) if (row["symbol"], row["trade_id"], row["action"]) == (*trade, "ENTRY")
+    }
+    return -1 if sides == {"sell"} else 1
+
+
+def by_trade(seen: Seen, profile: str) -> dict[str | None, list[Any]]:
+    """Each trade's rows, every column."""
+    found: dict[str | None, list[Any]] = {}
+    for row in seen.of(profile):
+        if row["trade_id"] is not None:
+            found.setdefault(row["trade_id"], []).append(fingerprint(row))
+    return {trade: sorted(rows) for trade, rows in found.items()}
+
+
+def facts(
+    around: Around, targets: Iterable[Trade], window: tuple[datetime, datetime], word: str, *, canceled: bool = True
+) -> Any:
+    """Everything that a plan for these targets may rest on, in any order: equal facts make equal plans.
+
+    `canceled` False leaves out canceled backfill rows: what an apply and its rollback leave behind.
+    """
+
+    def inside(instant: datetime) -> bool:
+        return window[0] <= instant <= window[1]
+
+    exchange = around.exchange
+    told = {}
+    for name in sorted({market(symbol) for symbol, _ in targets}):
+        rows = [row for row in around.seen.of(around.profile) if market(row["symbol"]) == name]
+        rows = [row for row in rows if canceled or not is_backfill(row) or row["status"] in FILLED]
+        fills = [
+            tuple(sorted((key, str(value)) for key, value in fill.items()))
+            for fill in exchange.fills or ()
+            if market(fill["symbol"]) == name and inside(datetime.fromisoformat(fill["filled_at"]))
+        ]
+        told[name] = (
+            sorted(str((*content(row), row["status"], inside(row["filled_at"]), inside(row["created_at"]))) for row in rows),
+            sorted(fills),
+            None if exchange.positions is None else sorted(exchange.held().get(name, [])),
+            sorted(o["exchange_order_id"] for o in exchange.open_orders if market(o["symbol"]) == name),
+        )
+    return sorted(targets), sorted(told.items()), word
+
+
+def whole_trade_reasons(around: Around, trade: Trade) -> set[str]:
+    """The reasons that concern the whole of a target and follow from the world without any arithmetic."""
+    name = market(trade[0])
+    found = {BATCH_WIDE[around.word]} if around.word in BATCH_WIDE else set()
+    if around.exchange.positions is None:
+        found.add("exchange_position_unknown")
+    elif around.exchange.held().get(name):
+        found.add("exchange_not_flat")
+    if name in around.exchange.working():
+        found.add("exchange_open_orders")
+    statuses = {row["status"] for row in around.seen.of(around.profile) if row["trade_id"] == trade[1]}
+    if statuses - {*FILLED, *ENDED}:
+        found.add("pending_lifecycle_blocker")
+    return found
+
+
+PREDICTED = frozenset(
+    {
+        "profile_not_paused", "pause_unknown", "exchange_position_unknown", "exchange_not_flat", "exchange_open_orders",
+        "pending_lifecycle_blocker",
+    }
+)  # fmt: skip
+"""What `whole_trade_reasons` may say."""
+
+
+def open_and_rest(seen: Seen, profile: str, trade: Trade, own: Iterable[str]) -> tuple[Decimal, Any]:
+    """What is open of a trade, and its rows but for these backfill rows."""
+    without = set(own)
+    rows: list[Row] = [r for r in seen.of(profile) if (r["symbol"], r["trade_id"]) == trade]
+    rest = sorted(str(fingerprint(row)) for row in rows if row["order_id"] not in without)
+    open_qty = sum(
+        (quantity(r) * (1 if r["action"] == "ENTRY" else -1) for r in rows if r["status"] in FILLED), ZERO
+    )
+    return open_qty, rest

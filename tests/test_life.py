@@ -1,0 +1,253 @@
+"""Whole lives of batches, drawn at random and checked against every invariant after every step; on real PostgreSQL.
+
+RECON_LIFE_EXAMPLES sets how many lives are lived: unless set, the same few each time; with it so many new ones. Which
+check stands for which invariant is told in `life/invariants.py`; that each of them can fail, `test_life_controls.py`.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import ExitStack
+from datetime import timedelta
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import hypothesis.strategies as st
+import pytest
+from hypothesis import HealthCheck, Phase, settings
+from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule, run_state_machine_as_test
+from incidents import pause_switch
+from life.model import Scope
+from life.world import FOREVER, Life
+
+from recon.database import connect
+
+FEW = 10
+EXAMPLES = int(os.environ.get("RECON_LIFE_EXAMPLES", "0"))
+DOORS = os.environ.get("RECON_LIFE_DOORS", "false") == "true"
+"""Whether recon works behind the doors; the one switch for every life."""
+
+STAGES = ("detect", "dry-run", "approve", "apply", "validate")
+NAMES = ("b1", "b2", "b3")
+SYMBOLS = ("BTC/USD", "BTC/USD", "ETH/USD", "BTCUSD")
+SIZES = ("1", "1", "2", "0.5", "1.0005", "0.0007")
+
+names = st.sampled_from(NAMES)
+symbols = st.sampled_from(SYMBOLS)
+sizes = st.sampled_from(SIZES)
+which = st.integers(0, 5)
+minutes = st.integers(0, 12)
+
+
+class Machine(RuleBasedStateMachine):
+    """Hypothesis chooses what happens; `Life` does it and checks."""
+
+    lived: Counter[tuple[str, str]] = Counter()
+    where: tuple[str, Path]
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.open = ExitStack()
+        url, folder = self.where
+        folder = Path(self.open.enter_context(TemporaryDirectory(dir=folder)))
+        self.life = Life(connect(url), folder, self.open.enter_context(pause_switch()), doors=DOORS)
+        self.open.callback(self.life.close)
+        self.fresh = 0
+
+    def teardown(self) -> None:
+        type(self).lived.update(self.life.steps)
+        self.open.close()
+
+    @initialize(
+        lookback=st.sampled_from((FOREVER, timedelta(hours=72))),
+        opened=st.lists(st.tuples(symbols, sizes, minutes, st.booleans(), st.booleans()), min_size=1, max_size=4),
+        lost=st.lists(st.sampled_from(("whole", "half", "dust", "fee", "split")), max_size=3),
+    )
+    def begin(self, lookback, opened, lost) -> None:
+        self.life.lookback = lookback
+        for symbol, qty, offset, short, told in opened:
+            self.life.open_trade(symbol, qty, offset, short=short, told=told)
+        for number, how in enumerate(lost):
+            self.life.lost_exit([self.trade(number)], how, 15 + number)
+
+    # The backend and the exchange
+
+    def trade(self, number: int):
+        trades = self.life.trades()
+        return trades[number % len(trades)]
+
+    @rule(symbol=symbols, qty=sizes, offset=minutes, short=st.booleans(), told=st.booleans())
+    def open_trade(self, symbol, qty, offset, short, told) -> None:
+        self.life.open_trade(symbol, qty, offset, short=short, told=told)
+
+    @rule(number=which, qty=sizes, offset=minutes)
+    def grow_trade(self, number, qty, offset) -> None:
+        self.life.grow_trade(self.trade(number), qty, offset)
+
+    @rule(
+        number=which,
+        second=st.none() | which,
+        how=st.sampled_from(("whole", "half", "dust", "fee", "more", "split")),
+        offset=st.integers(0, 30),
+        link=st.sampled_from((None, None, "expired", "new")),
+        client=st.booleans(),
+    )
+    def lose_an_exit(self, number, second, how, offset, link, client) -> None:
+        trades = [self.trade(number)]
+        if second is not None and self.trade(second)[0] == trades[0][0]:
+            trades.append(self.trade(second))
+        self.life.lost_exit(trades, how, offset, link=link, client=client)
+
+    @precondition(lambda self: self.life.orders())
+    @rule(number=which, qty=sizes, offset=st.integers(0, 30))
+    def a_fill_comes_late(self, number, qty, offset) -> None:
+        orders = self.life.orders()
+        self.life.late_fill(orders[number % len(orders)], qty, offset)
+
+    @precondition(lambda self: self.life.orders())
+    @rule(
+        number=which, of=which, names=st.sampled_from(("id", "client", "time", "nothing")), offset=minutes, whole=st.booleans()
+    )
+    def the_real_exit_comes(self, number, of, names, offset, whole) -> None:
+        orders = self.life.orders()
+        order = orders[of % len(orders)]
+        symbol = next(fill["symbol"] for fill in self.life.incident.fills if fill["exchange_order_id"] == order)
+        trades = [trade for trade in self.life.trades() if trade[0] == symbol]
+        self.life.real_exit(order, trades[number % len(trades)], names, offset, whole=whole)
+
+    @rule()
+    def settle(self) -> None:
+        self.life.settle()
+
+    @rule(symbol=symbols, qty=st.sampled_from((None, None, "1", "-1")))
+    def hold(self, symbol, qty) -> None:
+        self.life.hold(symbol, qty)
+
+    @rule(what=st.sampled_from(("fills", "positions")), hidden=st.sampled_from((True, False, False)))
+    def hide(self, what, hidden) -> None:
+        getattr(self.life, f"hide_{what}")(hidden)
+
+    @rule(symbol=symbols, there=st.sampled_from((True, False, False)))
+    def work_order(self, symbol, there) -> None:
+        self.life.work_order(symbol, there)
+
+    @rule(word=st.sampled_from(("PAUSED", "PAUSED", "RUNNING", "")))
+    def say(self, word) -> None:
+        self.life.say(word)
+
+    @rule(hours=st.sampled_from((1, 23, 25)))
+    def wait(self, hours) -> None:
+        self.life.wait(hours)
+
+    @rule(seed=which)
+    def shuffle(self, seed) -> None:
+        self.life.shuffle(seed)
+
+    @precondition(lambda self: self.life.backfills())
+    @rule(number=which, change=st.sampled_from(("status = 'canceled'", "status = 'filled'", "price = price + 1", "updated_at = now()")))
+    def touch(self, number, change) -> None:
+        rows = self.life.backfills()
+        self.life.touch(rows[number % len(rows)], change)
+
+    # Recon
+
+    def scope(self, narrowed, number) -> Scope:
+        symbol, trade_id = self.trade(number)
+        return {
+            "no": Scope(), "trade": Scope((trade_id,)), "symbol": Scope((), (symbol,)), "both": Scope((trade_id,), (symbol,)),
+            "misspelt": Scope((f"{trade_id}x",)),
+        }[narrowed]  # fmt: skip
+
+    scopes = st.sampled_from(("no", "no", "no", "trade", "symbol", "both", "misspelt"))
+
+    @rule(name=names, action=st.sampled_from(("detect", "apply", "validate", "rollback")))
+    def stage(self, name, action) -> None:
+        self.life.stage(action, name)
+
+    @rule(name=names, narrowed=scopes, number=which)
+    def dry_run(self, name, narrowed, number) -> None:
+        self.life.stage("dry-run", name, self.scope(narrowed, number))
+
+    @rule(name=names, number=which, seed=which)
+    def dry_run_twice(self, name, number, seed) -> None:
+        """The same facts, in another order, give the same digest (`same_facts_same_plan`)."""
+        for _ in range(2):
+            self.life.stage("dry-run", name, Scope())
+            self.life.shuffle(seed)
+
+    @rule(name=names, given=st.sampled_from(("needed", "needed", "none", "unneeded", "blank", "unknown")), number=which)
+    def approve(self, name, given, number) -> None:
+        needed = self.life.needed(name)
+        trade_id = self.trade(number)[1]
+        self.life.approve(
+            name,
+            {
+                "needed": needed, "none": {}, "unneeded": {**needed, trade_id: "for nothing"}, "blank": {**needed, trade_id: ""},
+                "unknown": {**needed, f"{trade_id}x": "who?"},
+            }[given],
+        )  # fmt: skip
+
+    @rule(name=names, upto=st.sampled_from((*STAGES, "apply")), narrowed=scopes, number=which)
+    def advance(self, name, upto, narrowed, number) -> None:
+        self.life.advance(name, upto, self.scope(narrowed, number))
+
+    @rule(upto=st.sampled_from(("approve", "apply", "validate")), narrowed=scopes, number=which)
+    def advance_a_new_one(self, upto, narrowed, number) -> None:
+        """A batch that nobody touched yet: what was rolled back is planned again, and reinstated."""
+        self.fresh += 1
+        self.life.advance(f"n{self.fresh}", upto, self.scope(narrowed, number))
+
+    @precondition(lambda self: self.fresh)
+    @rule(number=which, action=st.sampled_from(("apply", "validate", "rollback", "rollback")))
+    def stage_of_a_new_one(self, number, action) -> None:
+        self.life.stage(action, f"n{1 + number % self.fresh}")
+
+    @rule(name=names)
+    def undo_and_repair(self, name) -> None:
+        self.life.stage("rollback", name)
+        self.advance_a_new_one("validate", "no", 0)
+
+    @rule(name=names, action=st.sampled_from(("dry-run", "apply", "validate", "rollback")))
+    def of_another_profile(self, name, action) -> None:
+        self.life.stage(action, name, profile="other")
+
+
+def shaped() -> settings:
+    """How many lives, of how many steps; without RECON_LIFE_EXAMPLES always the same."""
+    return settings(
+        max_examples=EXAMPLES or FEW,
+        stateful_step_count=25,
+        derandomize=not EXAMPLES,
+        database=None,
+        deadline=None,
+        print_blob=True,
+        suppress_health_check=list(HealthCheck),
+        phases=(Phase.generate, Phase.shrink) if os.environ.get("RECON_LIFE_SHRINK") else (Phase.generate,),
+    )
+
+
+@pytest.fixture
+def machine(database_url: str, tmp_path: Path) -> Iterator[type[Machine]]:
+    class Here(Machine):
+        lived: Counter[tuple[str, str]] = Counter()
+        where = (database_url, tmp_path)
+
+    Here.TestCase.settings = shaped()
+    yield Here
+
+
+def test_every_step_of_every_life_keeps_every_invariant(
+    machine: type[Machine], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Invariants 1 to 12, after each step, and each outcome as the model says."""
+    run_state_machine_as_test(machine, settings=shaped())
+    ends: Counter[str] = Counter()
+    for (action, end), number in machine.lived.items():
+        ends[f"{action} {end}"] += number
+    with capsys.disabled():
+        told = ", ".join(f"{end} {number}" for end, number in sorted(ends.items()))
+        sys.stdout.write(f"\n{sum(ends.values())} steps of recon: {told}\n")
+    assert {"apply DONE", "rollback DONE", "apply stale_plan"} <= ends.keys()
