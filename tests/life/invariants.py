@@ -32,7 +32,6 @@ from life.model import PREDICTED, Around, Batch, Outcome, open_and_rest, owned, 
 from life.seen import (
     FILLED,
     ZERO,
-    FloatFound,
     Row,
     Seen,
     as_planned,
@@ -99,8 +98,9 @@ class Memory:
 
 def faults_of(step: Step, memory: Memory) -> list[Fault]:
     """Everything that does not hold after the step."""
-    found: list[Fault] = [*as_the_model_says(step)]
-    for check in (only_own_rows, reading_leaves_no_trace, one_transaction, spent_once, exact, no_secret):
+    if found := [*exact(step)]:
+        return found  # or the sums below would stumble over them
+    for check in (as_the_model_says, only_own_rows, reading_leaves_no_trace, one_transaction, spent_once, no_secret):
         found += check(step)
     found += [*audit_only_grows(step), *audit_and_rows_agree(step, memory), *written_once(step, memory)]
     if step.action == "dry-run" and step.outcome[1] is None:
@@ -113,11 +113,11 @@ def faults_of(step: Step, memory: Memory) -> list[Fault]:
 
 
 def as_the_model_says(step: Step) -> Iterable[Fault]:
-    """The outcome: gates that are not a yes are invariant 10, facts that changed 7, anything else 0."""
+    """The outcome: gates that are not a yes are invariant 10, a plan that is no longer approved 7, anything else 0."""
     if step.expected is not None and step.outcome != step.expected:
         codes = {step.expected[1], step.outcome[1]}
         gates = {"profile_not_paused", "pause_unknown", "evidence_unreadable", "validation_failed"}
-        number = 10 if codes & gates else 7 if "stale_plan" in codes else 0
+        number = 10 if codes & gates else 7 if codes & {"stale_plan", "approval_expired"} else 0
         yield number, f"expected {step.expected}, found {step.outcome}: {step.told[:300]}"
 
 
@@ -143,7 +143,11 @@ def reading_leaves_no_trace(step: Step) -> Iterable[Fault]:
         proof = {check.name: check.ok for check in step.result.checks}
         if not (proof["reading_wrote_nothing"] and proof["orders_unchanged"]):
             yield 2, f"the dry run's own proof failed: {proof}"
-    illegal = step.outcome[1] is not None and step.outcome[1] not in ("stale_plan", "validation_failed", "existing_row_differs")
+    illegal = step.outcome[1] is not None and step.outcome[1] not in (
+        "stale_plan",
+        "validation_failed",
+        "existing_row_differs",
+    )
     if illegal and _bag(step.before) != _bag(step.after):
         yield 2, "a refused step wrote something"
 
@@ -157,9 +161,7 @@ def one_transaction(step: Step) -> Iterable[Fault]:
 
 
 def _bag(seen: Seen) -> Any:
-    return (
-        counted(seen.orders.values()) + counted(seen.audit) + counted(seen.events) + counted(seen.batches.values())
-    )
+    return counted(seen.orders.values()) + counted(seen.audit) + counted(seen.events) + counted(seen.batches.values())
 
 
 def audit_only_grows(step: Step) -> Iterable[Fault]:
@@ -228,7 +230,9 @@ def spent_once(step: Step) -> Iterable[Fault]:
     fills = step.around.exchange.fills
     if fills is not None:
         before = spending(step.before, step.around.profile, fills)
-        yield from ((6, f"spent twice: {what}") for what in spending(step.after, step.around.profile, fills).overspent(before))
+        yield from (
+            (6, f"spent twice: {what}") for what in spending(step.after, step.around.profile, fills).overspent(before)
+        )
 
 
 def apply_writes_the_approved(step: Step) -> Iterable[Fault]:
@@ -285,7 +289,9 @@ def rollback_restores(step: Step) -> Iterable[Fault]:
     approved = {item["order_id"] for item in step.batch.approved}
     for trade, (opened, rest) in step.batch.opened.items():
         now, others = open_and_rest(step.after, step.profile, trade, approved)
-        if others == rest and own >= {i["order_id"] for i in step.batch.approved if (i["symbol"], i["trade_id"]) == trade}:
+        if others == rest and own >= {
+            i["order_id"] for i in step.batch.approved if (i["symbol"], i["trade_id"]) == trade
+        }:
             if now != opened:
                 yield 8, f"{trade} was open {opened} before the apply, is open {now} after the rollback"
     was, now_open = (seen.open_quantities(step.profile) for seen in (step.before, step.after))
@@ -293,18 +299,18 @@ def rollback_restores(step: Step) -> Iterable[Fault]:
         rows = [row for row in step.after.of(step.profile) if (row["symbol"], row["trade_id"]) == trade]
         back = sum((row["quantity"] for row in rows if row["order_id"] in own), ZERO)
         if now_open.get(trade, ZERO) != was.get(trade, ZERO) + back:
-            yield 8, f"{trade} was open {was.get(trade, ZERO)}, {back} was canceled, is open {now_open.get(trade, ZERO)}"
+            yield (
+                8,
+                f"{trade} was open {was.get(trade, ZERO)}, {back} was canceled, is open {now_open.get(trade, ZERO)}",
+            )
 
 
 def exact(step: Step) -> Iterable[Fault]:
     for item in getattr(step.result, "items", ()):
         if not all(value is None or isinstance(value, Decimal) for value in (item.qty, item.price)):
             yield 9, f"an item holds {item.qty!r} at {item.price!r}"
-    for name in step.after.batches:
-        try:
-            step.after.document(name)
-        except FloatFound as found:
-            yield 9, f"batch {name} holds the float {found}"
+    if floats := step.after.floats():
+        yield 9, f"batches hold the floats {', '.join(floats)}"
 
 
 def unknown_is_no(step: Step) -> Iterable[Fault]:
@@ -338,7 +344,10 @@ def _items_as_rows(step: Step) -> Iterable[Fault]:
         if (row is not None) != (item["reason"] == "reinstate"):
             yield 4, f"{item['order_id']} is planned as {item['reason']}, the row is {row and row['status']}"
         if row is not None and not as_planned(row, item, "canceled"):
-            yield 4, f"{item['order_id']} would be reinstated, but it is {row['status']} and differs: {wrong_columns(row, item)}"
+            yield (
+                4,
+                f"{item['order_id']} would be reinstated, but it is {row['status']} and differs: {wrong_columns(row, item)}",
+            )
 
 
 def same_facts_same_plan(step: Step, memory: Memory, exactly: Any, but_for_canceled: Any) -> Iterable[Fault]:

@@ -131,8 +131,9 @@ class Batch:
 
     @property
     def needing(self) -> set[str]:
-        """The trades that a reviewer must name."""
-        return {item.trade_id for item in self.items if item.decision == "NO_GO" or item.reason == "dust_only"}
+        """The trades that a reviewer must name: those with a NO_GO, and those whose rows rest on no fill at all."""
+        backed = {item.trade_id for item in self.items if item.exchange_order_id is not None}
+        return {i.trade_id for i in self.items if i.decision == "NO_GO" or (i.writes and i.trade_id not in backed)}
 
 
 def expected(around: Around, action: str, batch: Batch, profile: str, name: str, **given: Any) -> Outcome | None:
@@ -252,7 +253,9 @@ def _agrees(around: Around, batch: Batch, open_now: Mapping[Trade, Decimal]) -> 
     if around.exchange.fills is None or around.exchange.positions is None:
         return False
     for name in repaired:
-        booked = sum((_sign(around.seen, around.profile, t) * q for t, q in open_now.items() if market(t[0]) == name), ZERO)
+        booked = sum(
+            (_sign(around.seen, around.profile, t) * q for t, q in open_now.items() if market(t[0]) == name), ZERO
+        )
         legs = around.exchange.held().get(name, [])
         if sum(legs, ZERO) != booked or (legs and not sum(legs, ZERO)):
             return False
@@ -297,7 +300,9 @@ def facts(
             if market(fill["symbol"]) == name and inside(datetime.fromisoformat(fill["filled_at"]))
         ]
         told[name] = (
-            sorted(str((*content(row), row["status"], inside(row["filled_at"]), inside(row["created_at"]))) for row in rows),
+            sorted(
+                str((*content(row), row["status"], inside(row["filled_at"]), inside(row["created_at"]))) for row in rows
+            ),
             sorted(fills),
             None if exchange.positions is None else sorted(exchange.held().get(name, [])),
             sorted(o["exchange_order_id"] for o in exchange.open_orders if market(o["symbol"]) == name),
@@ -335,7 +340,5 @@ def open_and_rest(seen: Seen, profile: str, trade: Trade, own: Iterable[str]) ->
     without = set(own)
     rows: list[Row] = [r for r in seen.of(profile) if (r["symbol"], r["trade_id"]) == trade]
     rest = sorted(str(fingerprint(row)) for row in rows if row["order_id"] not in without)
-    open_qty = sum(
-        (quantity(r) * (1 if r["action"] == "ENTRY" else -1) for r in rows if r["status"] in FILLED), ZERO
-    )
+    open_qty = sum((quantity(r) * (1 if r["action"] == "ENTRY" else -1) for r in rows if r["status"] in FILLED), ZERO)
     return open_qty, rest

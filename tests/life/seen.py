@@ -34,14 +34,6 @@ TABLES = {
 }
 
 
-class FloatFound(Exception):
-    """A stored document holds a number with a fraction that is not text."""
-
-
-def _no_float(text: str) -> Any:
-    raise FloatFound(text)
-
-
 @dataclass(frozen=True)
 class Seen:
     """All rows of all tables at one instant; `xmin` is the transaction that wrote a row last."""
@@ -56,8 +48,15 @@ class Seen:
         return [row for row in self.orders.values() if row["profile_id"] == profile]
 
     def document(self, batch: str) -> dict[str, Any]:
-        """The batch's row with its stored documents. Raises `FloatFound`."""
-        return json.loads(self.batches[batch]["document"], parse_float=_no_float)
+        """The batch's row with its stored documents."""
+        return json.loads(self.batches[batch]["document"])
+
+    def floats(self) -> list[str]:
+        """Numbers with a fraction, or an exponent, that stored documents hold as numbers."""
+        found: list[str] = []
+        for row in self.batches.values():
+            json.loads(row["document"], parse_float=found.append)
+        return found
 
     def open_quantities(self, profile: str) -> dict[Trade, Decimal]:
         """Runbook section 1: what is open by trade, over-closed ones negative, zero left out."""

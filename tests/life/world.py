@@ -50,7 +50,13 @@ class Life:
     """One life: what happens to the table and at the exchange, and the steps of recon."""
 
     def __init__(
-        self, engine: sa.Engine, folder: Path, switch: PauseSwitch, *, doors: bool = False, lookback: timedelta = FOREVER
+        self,
+        engine: sa.Engine,
+        folder: Path,
+        switch: PauseSwitch,
+        *,
+        doors: bool = False,
+        lookback: timedelta = FOREVER,
     ) -> None:
         self.incident = new_incident(engine, folder, switch, doors=doors)
         self.profile = self.incident.profile
@@ -154,9 +160,14 @@ class Life:
         cells["client_order_id"] = fills[0]["client_order_id"] or None if names == "client" else None
         self.incident.row(self.next_name("exit-"), trade[1], "EXIT", qty, 0, **cells)
 
-    def settle(self) -> None:
-        """Rows that waited end without a fill."""
-        self.incident.sql("UPDATE orders SET status = 'canceled' WHERE status = 'new' AND profile_id = %s", self.profile)
+    def calm(self) -> None:
+        """Nothing stands against a repair any more: rows that waited ended, all is flat, readable and paused."""
+        self.incident.sql(
+            "UPDATE orders SET status = 'canceled' WHERE status = 'new' AND profile_id = %s", self.profile
+        )
+        self.incident.positions, self.incident.open_orders, self.readable = [], [], True
+        self.switch.word = "PAUSED"
+        self.publish()
 
     def hold(self, symbol: str, qty: str | None) -> None:
         """The exchange holds a leg more, or nothing on the symbol any more."""
