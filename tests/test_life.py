@@ -14,6 +14,7 @@ from contextlib import ExitStack
 from datetime import timedelta
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import ClassVar
 
 import hypothesis.strategies as st
 import pytest
@@ -46,8 +47,8 @@ minutes = st.integers(0, 12)
 class Machine(RuleBasedStateMachine):
     """Hypothesis chooses what happens; `Life` does it and checks."""
 
-    lived: Counter[tuple[str, str]] = Counter()
-    where: tuple[sa.Engine, Path]
+    lived: ClassVar[Counter[tuple[str, str]]]
+    where: ClassVar[tuple[sa.Engine, Path]]
 
     def __init__(self) -> None:
         super().__init__()
@@ -165,7 +166,8 @@ class Machine(RuleBasedStateMachine):
     def scope(self, narrowed, number) -> Scope:
         symbol, trade_id = self.trade(number)
         return {
-            "no": Scope(), "trade": Scope((trade_id,)), "symbol": Scope((), (symbol,)), "both": Scope((trade_id,), (symbol,)),
+            "no": Scope(), "trade": Scope((trade_id,)), "symbol": Scope((), (symbol,)),
+            "both": Scope((trade_id,), (symbol,)),
             "misspelt": Scope((f"{trade_id}x",)),
         }[narrowed]  # fmt: skip
 
@@ -209,8 +211,8 @@ class Machine(RuleBasedStateMachine):
         self.life.approve(
             name,
             {
-                "needed": needed, "none": {}, "unneeded": {**needed, trade_id: "for nothing"}, "blank": {**needed, trade_id: ""},
-                "unknown": {**needed, f"{trade_id}x": "who?"},
+                "needed": needed, "none": {}, "unneeded": {**needed, trade_id: "for nothing"}, 
+                "blank": {**needed, trade_id: ""},                "unknown": {**needed, f"{trade_id}x": "who?"},
             }[given],
         )  # fmt: skip
 
@@ -235,7 +237,7 @@ class Machine(RuleBasedStateMachine):
 
     @rule(number=which, what=st.sampled_from(EVENTS), trade=which, narrowed=scopes)
     def overtaken(self, number, what, trade, narrowed) -> None:
-        """Between approval and apply something happens; the apply is stale, expired or refused, unless it does not matter."""
+        """Between approval and apply something happens: the apply is refused, unless it does not matter."""
         self.life.calm()
         name = self.name(number)
         self.life.advance(name, "approve", self.scope(narrowed, trade))
@@ -283,7 +285,7 @@ def shaped() -> settings:
 @pytest.fixture
 def machine(standing: Callable[[str], sa.Engine], tmp_path: Path) -> type[Machine]:
     class Here(Machine):
-        lived: Counter[tuple[str, str]] = Counter()
+        lived: ClassVar = Counter()
         where = (standing("pg18"), tmp_path)
 
     Here.TestCase.settings = shaped()

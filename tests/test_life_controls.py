@@ -1,4 +1,4 @@
-"""Each invariant's check can fail: recon with one promise taken out breaks it, and the same life without that does not."""
+"""Each invariant's check can fail: recon with one promise taken out breaks it; the same life otherwise does not."""
 
 from __future__ import annotations
 
@@ -239,8 +239,8 @@ CONTROLS: dict[str, tuple[int, Script, Mutation]] = {
         1, applied, rogue("applied", "UPDATE orders SET updated_at = now() WHERE profile_id = 'other'"),
     ),
     "apply inserts one row more": (
-        1, applied, rogue("applied", "INSERT INTO orders (order_id, profile_id, action, status, quantity, trade_id, symbol)"
-                          " VALUES ('one-more', 'main', 'EXIT', 'canceled', 1, 't1', 'BTC/USD')"),
+        1, applied, rogue("applied", "INSERT INTO orders (order_id, profile_id, action, status, quantity, trade_id,"
+                          " symbol) VALUES ('one-more', 'main', 'EXIT', 'canceled', 1, 't1', 'BTC/USD')"),
     ),
     "rollback changes a price": (
         1, reinstated, rogue("rolled_back", f"UPDATE orders SET price = price + 1 WHERE {BFILL}"),
@@ -270,7 +270,7 @@ CONTROLS: dict[str, tuple[int, Script, Mutation]] = {
         8, one_of_two_rolled_back, rogue("rolled_back", f"UPDATE orders SET status = 'canceled' WHERE {BFILL}"),
     ),
     "rollback leaves a row": (
-        8, reinstated, rogue("rolled_back", f"UPDATE orders SET status = 'filled' WHERE {BFILL} AND symbol = 'BTC/USD'"),
+        8, reinstated, rogue("rolled_back", f"UPDATE orders SET status = 'filled' WHERE {BFILL}"),
     ),
     "rollback marks another batch": (
         8, one_of_two_rolled_back, rogue("rolled_back", "UPDATE reconciliation_backfill_audit SET reverted_at = now()"),

@@ -4,9 +4,9 @@ Which check stands for which:
 
  1  `only_own_rows`: nothing deleted, only BFILL EXIT rows inserted, only status and updated_at changed, only on those
  2  `reading_leaves_no_trace`: a step that may not write orders leaves each row as it was, its xmin included
- 3  `one_transaction`: all that a step changed, in all tables, became visible at once; `audit_only_grows`: audit rows are
-    neither changed nor deleted; `audit_and_rows_agree`: each APPLIED row that is not reverted has its filled row, each
-    filled row its APPLIED row
+ 3  `one_transaction`: all that a step changed, in all tables, became visible at once; `audit_only_grows`: audit rows
+    are neither changed nor deleted; `audit_and_rows_agree`: each APPLIED row that is not reverted has its filled row,
+    each filled row its APPLIED row
  4  `written_once`: an id never gets other content; an apply that only compares appends SKIP_EXISTING and nothing else
  5  `apply_closes_what_it_says`: 0 <= open <= before for targets, every other lifecycle as it was
  6  `spent_once`: where a step let backfill rows hold more of a unit, an order or a side, there are fills for all of it
@@ -289,11 +289,9 @@ def rollback_restores(step: Step) -> Iterable[Fault]:
     approved = {item["order_id"] for item in step.batch.approved}
     for trade, (opened, rest) in step.batch.opened.items():
         now, others = open_and_rest(step.after, step.profile, trade, approved)
-        if others == rest and own >= {
-            i["order_id"] for i in step.batch.approved if (i["symbol"], i["trade_id"]) == trade
-        }:
-            if now != opened:
-                yield 8, f"{trade} was open {opened} before the apply, is open {now} after the rollback"
+        all_own = own >= {item["order_id"] for item in step.batch.approved if item["trade_id"] == trade[1]}
+        if others == rest and all_own and now != opened:
+            yield 8, f"{trade} was open {opened} before the apply, is open {now} after the rollback"
     was, now_open = (seen.open_quantities(step.profile) for seen in (step.before, step.after))
     for trade in {*was, *now_open}:
         rows = [row for row in step.after.of(step.profile) if (row["symbol"], row["trade_id"]) == trade]
@@ -346,7 +344,7 @@ def _items_as_rows(step: Step) -> Iterable[Fault]:
         if row is not None and not as_planned(row, item, "canceled"):
             yield (
                 4,
-                f"{item['order_id']} would be reinstated, but it is {row['status']} and differs: {wrong_columns(row, item)}",
+                f"{item['order_id']} would return, but it is {row['status']} and differs: {wrong_columns(row, item)}",
             )
 
 

@@ -137,7 +137,7 @@ class Batch:
 
 
 def expected(around: Around, action: str, batch: Batch, profile: str, name: str, **given: Any) -> Outcome | None:
-    """The outcome of a step; None where the model leaves it to the checks (the verdict of a dry run that makes a plan)."""
+    """The outcome of a step; None for a dry run that makes a plan, whose verdict the checks judge."""
     if profile != around.profile and batch.state is not None:
         return REFUSED, "batch_of_another_profile"
     if batch.state not in LEGAL[action]:

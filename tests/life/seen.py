@@ -142,7 +142,7 @@ def wrong_columns(row: Row, item: Mapping[str, Any]) -> list[str]:
 
 
 def runbook_id(profile: str, item: Mapping[str, Any]) -> set[str]:
-    """The ids that runbook section 3 gives an item: of its exchange order, or of what stands there for dust and fees."""
+    """The ids that runbook section 3 gives an item: of its order, or of what stands there for dust and fees."""
     stands = [item["exchange_order_id"]] if item["exchange_order_id"] else ["DUST", "FEE"]
     texts = [f"{profile}:{item['trade_id']}:{order}:{item['filled_at']}" for order in stands]
     return {f"BFILL-{hashlib.md5(text.encode(), usedforsecurity=False).hexdigest()}" for text in texts}

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import sqlalchemy as sa
-from incidents import NOW, START, Incident, PauseSwitch, at
+from incidents import EVERYTHING, NOW, START, Incident, PauseSwitch, at
 
 from life import model
 from life.invariants import Broken, Memory, Step, faults_of, same_facts_same_plan
@@ -192,8 +192,8 @@ class Life:
         orders = [order for order in self.incident.open_orders or [] if order["symbol"] != symbol]
         if there:
             orders.append(
-                {"exchange_order_id": f"open-{symbol}", "client_order_id": "", "symbol": symbol, "side": "sell", "qty": "1",
-                 "filled_qty": "0", "created_at": at(0).isoformat()}
+                {"exchange_order_id": f"open-{symbol}", "client_order_id": "", "symbol": symbol, "side": "sell",
+                 "qty": "1", "filled_qty": "0", "created_at": at(0).isoformat()}
             )  # fmt: skip
         self.incident.open_orders = orders
         self.publish()
@@ -268,7 +268,7 @@ class Life:
 
     # Recon
 
-    def work(self, scope: Scope = Scope(), **flags: object) -> Workspace:
+    def work(self, scope: Scope = EVERYTHING, **flags: object) -> Workspace:
         """Recon's own view of all this."""
         hours = int(self.lookback.total_seconds()) // 3600
         given = {"recon_exit_backfill_lookback_hours": hours, "recon_trading_status_token": TOKEN}
@@ -276,7 +276,7 @@ class Life:
 
     def stage(self, action: str, name: str, scope: model.Scope | None = None, profile: str | None = None) -> Step:
         """One stage of the batch; for another profile when named. Raises `Broken`."""
-        work = self.work(Scope(scope.trade_ids, scope.symbols) if scope else Scope())
+        work = self.work(Scope(scope.trade_ids, scope.symbols) if scope else EVERYTHING)
 
         def call() -> tuple[Outcome, Any]:
             result: StageResult = run_stage(work, action, profile or self.profile, name)  # type: ignore[arg-type]
