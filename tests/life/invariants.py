@@ -336,7 +336,7 @@ def _items_as_rows(step: Step) -> Iterable[Fault]:
     for item in step.after.document(step.name)["plan"]["document"]["items"]:
         if item["order_id"] is None or item["decision"] == "NO_GO":
             continue
-        if item["order_id"] not in runbook_id(step.profile, item):
+        if item["order_id"] not in runbook_id(step.profile, item, "DUST", "FEE"):
             yield 11, f"{item['order_id']} is not the runbook's id of {item}"
         row = step.before.orders.get(item["order_id"])
         if (row is not None) != (item["reason"] == "reinstate"):

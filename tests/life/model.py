@@ -24,6 +24,7 @@ from life.seen import (
     is_backfill,
     market,
     quantity,
+    runbook_id,
 )
 
 LEGAL: Mapping[str, frozenset[str | None]] = {
@@ -79,6 +80,7 @@ class Around:
     now: datetime
     lookback: timedelta
     profile: str
+    rules: tuple[tuple[str, object], ...] = ()
 
     def window(self) -> tuple[datetime, datetime]:
         """The span in which fills are evidence."""
@@ -117,6 +119,7 @@ class Scope:
 class Batch:
     """What the model knows of a batch; `owns` is what it wrote and nobody took over."""
 
+    profile: str
     state: str | None = None
     scope: Scope = field(default_factory=Scope)
     digest: str | None = None
@@ -131,9 +134,19 @@ class Batch:
 
     @property
     def needing(self) -> set[str]:
-        """The trades that a reviewer must name: those with a NO_GO, and those whose rows rest on no fill at all."""
+        """The trades that a reviewer must name: those with a NO_GO, and those of which dust alone is closed."""
         backed = {item.trade_id for item in self.items if item.exchange_order_id is not None}
-        return {i.trade_id for i in self.items if i.decision == "NO_GO" or (i.writes and i.trade_id not in backed)}
+        dust = {item.trade_id for item in self.items if item.writes and self.is_dust(item)}
+        return {item.trade_id for item in self.items if item.decision == "NO_GO"} | dust - backed
+
+    def is_dust(self, item: Any) -> bool:
+        """Whether the row's id says that it closes dust, whatever its reason says."""
+        parts = {
+            "trade_id": item.trade_id,
+            "exchange_order_id": None,
+            "filled_at": f"{item.filled_at:%Y-%m-%dT%H:%M:%S.%fZ}",
+        }
+        return item.order_id in runbook_id(self.profile, parts, "DUST")
 
 
 def expected(around: Around, action: str, batch: Batch, profile: str, name: str, **given: Any) -> Outcome | None:
@@ -307,7 +320,7 @@ def facts(
             None if exchange.positions is None else sorted(exchange.held().get(name, [])),
             sorted(o["exchange_order_id"] for o in exchange.open_orders if market(o["symbol"]) == name),
         )
-    return sorted(targets), sorted(told.items()), word
+    return sorted(targets), sorted(told.items()), around.rules, word
 
 
 def whole_trade_reasons(around: Around, trade: Trade) -> set[str]:

@@ -141,9 +141,9 @@ def wrong_columns(row: Row, item: Mapping[str, Any]) -> list[str]:
     return [name for name, value in expected.items() if row[name] != value]
 
 
-def runbook_id(profile: str, item: Mapping[str, Any]) -> set[str]:
+def runbook_id(profile: str, item: Mapping[str, Any], *residues: str) -> set[str]:
     """The ids that runbook section 3 gives an item: of its order, or of what stands there for dust and fees."""
-    stands = [item["exchange_order_id"]] if item["exchange_order_id"] else ["DUST", "FEE"]
+    stands = [item["exchange_order_id"]] if item["exchange_order_id"] else residues
     texts = [f"{profile}:{item['trade_id']}:{order}:{item['filled_at']}" for order in stands]
     return {f"BFILL-{hashlib.md5(text.encode(), usedforsecurity=False).hexdigest()}" for text in texts}
 

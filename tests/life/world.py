@@ -63,6 +63,7 @@ class Life:
         self.switch = switch
         self.switch.word = "PAUSED"
         self.lookback = lookback
+        self.rules: dict[str, object] = {}
         self.now = NOW
         self.memory = Memory()
         self.batches: dict[str, Batch] = {}
@@ -99,12 +100,13 @@ class Life:
         return int((self.now - START).total_seconds() // 60) - 90 + offset
 
     def open_trade(self, symbol: str, qty: str, offset: int, *, short: bool = False, told: bool = False) -> str:
-        """A trade opens: its ENTRY row, and with `told` its fill at the exchange."""
+        """A trade opens: its ENTRY row, and with `told` its fill at the exchange, less a fee in the base asset."""
         trade_id, side = self.next_name("t"), "sell" if short else "buy"
         minute = self.minute(offset)
         self.incident.row(f"entry-{trade_id}", trade_id, "ENTRY", qty, minute, symbol=symbol, side=side)
         if told:
-            self._fill(f"X-entry-{trade_id}", qty, minute, symbol=symbol, side=side, price="100")
+            fee = {"fee": Decimal(qty) * Decimal("0.0025"), "fee_currency": symbol[:3]}
+            self._fill(f"X-entry-{trade_id}", qty, minute, symbol=symbol, side=side, price="100", **fee)
         return trade_id
 
     def grow_trade(self, trade: Trade, qty: str, offset: int) -> None:
@@ -119,8 +121,9 @@ class Life:
     ) -> str:
         """The exchange closes the trades, with one order, and no EXIT row arrives.
 
-        `how`: whole, half, dust (a little less than all), fee (less what was paid in the base asset), more, or split
-        over two instants. `link` is the status of an EXIT row without quantity filled that names the order.
+        `how`: whole, half, dust (a little less than all), fee (less what was paid in the base asset, for this order or,
+        "entry fee", for the entry), more, or split over two instants. `link` is the status of an EXIT row that names
+        the order and never got filled.
         """
         order = self.next_name("x")
         open_now = self.look().open_quantities(self.profile)
@@ -129,7 +132,8 @@ class Life:
         cells: dict[str, Any] = {"symbol": symbol, "side": side, "client_order_id": f"c-{order}" if client else ""}
         if how == "fee":
             cells |= {"fee": qty * Decimal("0.0025"), "fee_currency": symbol[:3]}
-        part = {"half": qty / 2, "dust": qty - Decimal("0.0005"), "fee": qty * Decimal("0.9975"), "more": qty + 1}
+        net = qty * Decimal("0.9975")
+        part = {"half": qty / 2, "dust": qty - Decimal("0.0005"), "fee": net, "entry fee": net, "more": qty + 1}
         parts = [qty / 4, qty - qty / 4] if how == "split" else [part.get(how, qty)]
         for number, amount in enumerate(parts):
             if amount > 0:
@@ -206,6 +210,10 @@ class Life:
         """The clock moves."""
         self.now += timedelta(hours=hours)
 
+    def rule(self, dust: str, base_fee: bool) -> None:
+        """The settings that decide are others from now on."""
+        self.rules = {"recon_exit_backfill_dust_abs_qty": Decimal(dust), "recon_exit_backfill_base_fee": base_fee}
+
     def touch(self, order_id: str, change: str) -> None:
         """A person, or the backend, changes a backfill row: its status, or one cell of its content."""
         self.incident.sql(f"UPDATE orders SET {change} WHERE order_id = %s", order_id)
@@ -253,11 +261,12 @@ class Life:
             None if self.incident.positions is None else tuple(self.incident.positions),
             tuple(self.incident.open_orders or ()),
         )
-        return Around(self.look(), exchange, self.switch.word, self.now, self.lookback, self.profile)
+        rules = tuple(sorted(self.rules.items()))
+        return Around(self.look(), exchange, self.switch.word, self.now, self.lookback, self.profile, rules)
 
     def batch(self, name: str) -> Batch:
         """What the model knows of the batch."""
-        return self.batches.setdefault(name, Batch())
+        return self.batches.setdefault(name, Batch(self.profile))
 
     def _entry(self, trade: Trade) -> Mapping[str, Any]:
         rows = self.look().of(self.profile)
@@ -272,7 +281,7 @@ class Life:
         """Recon's own view of all this."""
         hours = int(self.lookback.total_seconds()) // 3600
         given = {"recon_exit_backfill_lookback_hours": hours, "recon_trading_status_token": TOKEN}
-        return self.incident.work(now=self.now, scope=scope, **(given | flags))
+        return self.incident.work(now=self.now, scope=scope, **(given | self.rules | flags))
 
     def stage(self, action: str, name: str, scope: model.Scope | None = None, profile: str | None = None) -> Step:
         """One stage of the batch; for another profile when named. Raises `Broken`."""
