@@ -39,6 +39,13 @@ EVENTS = (
     "batch",
 )  # fmt: skip
 
+MANGLED = (
+    "side = NULL", "side = 'buy'", "side = 'sell'", "filled_at = NULL", "qty = quantity * 2", "qty = NULL",
+    "price = NULL", "status = 'partially_filled'", "status = 'weird'", "status = 'canceled'",
+    "exchange_order_id = NULL",
+)  # fmt: skip
+"""What a backend may do to a row of its own."""
+
 symbols = st.sampled_from(SYMBOLS)
 sizes = st.sampled_from(SIZES)
 which = st.integers(0, 5)
@@ -162,11 +169,18 @@ class Machine(RuleBasedStateMachine):
     @precondition(lambda self: self.life.backfills())
     @rule(
         number=which,
-        change=st.sampled_from(("status = 'canceled'", "status = 'filled'", "price = price + 1", "updated_at = now()")),
+        change=st.sampled_from(
+            ("status = 'canceled'", "status = 'filled'", "price = price + 1", "qty = qty / 2", "updated_at = now()")
+        ),
     )
     def touch(self, number, change) -> None:
         rows = self.life.backfills()
         self.life.touch(rows[number % len(rows)], change)
+
+    @rule(number=st.integers(0, 11), change=st.sampled_from(MANGLED))
+    def mangle(self, number, change) -> None:
+        rows = self.life.own_rows()
+        self.life.mangle(rows[number % len(rows)], change)
 
     # Recon
 

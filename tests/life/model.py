@@ -14,12 +14,15 @@ from typing import Any
 from life.seen import (
     ENDED,
     FILLED,
+    SIGN,
     ZERO,
     Row,
     Seen,
     Trade,
     as_planned,
+    begun,
     content,
+    entry_side,
     fingerprint,
     is_backfill,
     market,
@@ -276,10 +279,7 @@ def _agrees(around: Around, batch: Batch, open_now: Mapping[Trade, Decimal]) -> 
 
 
 def _sign(seen: Seen, profile: str, trade: Trade) -> int:
-    sides = {
-        row["side"] for row in seen.of(profile) if (row["symbol"], row["trade_id"], row["action"]) == (*trade, "ENTRY")
-    }
-    return -1 if sides == {"sell"} else 1
+    return -1 if entry_side(seen.of(profile), trade) == "sell" else 1
 
 
 def by_trade(seen: Seen, profile: str) -> dict[str | None, list[Any]]:
@@ -313,9 +313,7 @@ def facts(
             if market(fill["symbol"]) == name and inside(datetime.fromisoformat(fill["filled_at"]))
         ]
         told[name] = (
-            sorted(
-                str((*content(row), row["status"], inside(row["filled_at"]), inside(row["created_at"]))) for row in rows
-            ),
+            sorted(str((*content(row), row["status"], inside(begun(row)), inside(row["created_at"]))) for row in rows),
             sorted(fills),
             None if exchange.positions is None else sorted(exchange.held().get(name, [])),
             sorted(o["exchange_order_id"] for o in exchange.open_orders if market(o["symbol"]) == name),
@@ -353,5 +351,5 @@ def open_and_rest(seen: Seen, profile: str, trade: Trade, own: Iterable[str]) ->
     without = set(own)
     rows: list[Row] = [r for r in seen.of(profile) if (r["symbol"], r["trade_id"]) == trade]
     rest = sorted(str(fingerprint(row)) for row in rows if row["order_id"] not in without)
-    open_qty = sum((quantity(r) * (1 if r["action"] == "ENTRY" else -1) for r in rows if r["status"] in FILLED), ZERO)
+    open_qty = sum((quantity(r) * SIGN[r["action"]] for r in rows if r["status"] in FILLED), ZERO)
     return open_qty, rest

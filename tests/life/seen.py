@@ -19,6 +19,8 @@ Trade = tuple[str, str]
 
 FILLED = ("filled", "partially_filled", "partially-filled")
 ENDED = ("canceled", "cancelled", "expired", "rejected", "failed", "replaced", "done_for_day")
+SIGN = {"ENTRY": 1, "EXIT": -1}
+OTHER = {"buy": "sell", "sell": "buy"}
 ZERO = Decimal(0)
 CONTENT = (
     "order_id", "profile_id", "symbol", "trade_id", "action", "quantity", "qty", "price", "filled_at", "created_at",
@@ -63,7 +65,7 @@ class Seen:
         found: dict[Trade, Decimal] = defaultdict(Decimal)
         for row in self.of(profile):
             if row["status"] in FILLED and row["trade_id"] is not None:
-                found[row["symbol"], row["trade_id"]] += quantity(row) * {"ENTRY": 1, "EXIT": -1}[row["action"]]
+                found[row["symbol"], row["trade_id"]] += quantity(row) * SIGN[row["action"]]
         return {trade: qty for trade, qty in found.items() if qty}
 
     def audited(self, batch: str, *decisions: str, live: bool = True) -> list[Row]:
@@ -98,6 +100,24 @@ def quantity(row: Row) -> Decimal:
 def is_backfill(row: Row) -> bool:
     """Whether recon wrote it."""
     return row["order_id"].startswith("BFILL-")
+
+
+def begun(row: Row) -> Any:
+    """When it was filled; created_at stands in."""
+    return row["filled_at"] or row["created_at"]
+
+
+def entry_side(rows: Iterable[Row], trade: Trade) -> str:
+    """The side of the trade's first filled ENTRY row; buy where it does not say."""
+    own = [r for r in rows if (r["symbol"], r["trade_id"], r["action"]) == (*trade, "ENTRY") and r["status"] in FILLED]
+    first = min(own, key=lambda row: (begun(row), row["order_id"]), default=None)
+    return (first and first["side"]) or "buy"
+
+
+def side_of(rows: Iterable[Row], row: Row) -> str:
+    """The row's own side, else what its trade makes it."""
+    entry = entry_side(rows, (row["symbol"], row["trade_id"]))
+    return row["side"] or (entry if row["action"] == "ENTRY" else OTHER[entry])
 
 
 def market(symbol: str) -> str:
@@ -191,10 +211,11 @@ def spending(seen: Seen, profile: str, fills: Iterable[Mapping[str, Any]]) -> Sp
         names |= {(*key[:2], name): key[2] for name in (key[2], fill["client_order_id"]) if name}
     taken: tuple[dict[Any, Decimal], ...] = tuple(defaultdict(Decimal) for _ in range(5))
     unit, order, side, named, unnamed = taken
-    for row in seen.of(profile):
+    rows = seen.of(profile)
+    for row in rows:
         if row["status"] not in FILLED:
             continue
-        where = (market(row["symbol"]), row["side"])
+        where = (market(row["symbol"]), side_of(rows, row))
         if is_backfill(row):
             if row["exchange_order_id"]:
                 key = (*where, row["exchange_order_id"])

@@ -220,6 +220,10 @@ class Life:
         self.memory.by_hand.add(order_id)
         self.memory.contents.pop(order_id, None)
 
+    def mangle(self, order_id: str, change: str) -> None:
+        """The backend changes a row of its own, for the worse or the better."""
+        self.incident.sql(f"UPDATE orders SET {change}, updated_at = now() WHERE order_id = %s", order_id)
+
     def shuffle(self, seed: int) -> None:
         """The statement lists the same in another order."""
         random.Random(seed).shuffle(self.incident.fills)
@@ -249,6 +253,10 @@ class Life:
     def orders(self) -> list[str]:
         """The exchange orders that closed something."""
         return sorted({f["exchange_order_id"] for f in self.incident.fills if f["exchange_order_id"].startswith("x")})
+
+    def own_rows(self) -> list[str]:
+        """The profile's rows that recon did not write."""
+        return sorted(row["order_id"] for row in self.look().of(self.profile) if not is_backfill(row))
 
     def backfills(self) -> list[str]:
         """The profile's backfill rows."""
