@@ -88,12 +88,17 @@ class Step:
 
 @dataclass
 class Memory:
-    """What lasts from step to step: contents by id, digests and items by facts, rows that a person touched."""
+    """What lasts from step to step: contents by id, digests and items by facts, rows that a person touched.
+
+    A row that a person canceled may be reinstated by another batch; when that is rolled back, the row is again as the
+    person left it, and the first batch's APPLIED row still stands.
+    """
 
     contents: dict[str, tuple[Any, ...]] = field(default_factory=dict)
     digests: dict[str, str] = field(default_factory=dict)
     plans: dict[str, frozenset[Any]] = field(default_factory=dict)
     by_hand: set[str] = field(default_factory=set)
+    once_by_hand: set[str] = field(default_factory=set)
 
 
 def faults_of(step: Step, memory: Memory) -> list[Fault]:

@@ -218,6 +218,7 @@ class Life:
         """A person, or the backend, changes a backfill row: its status, or one cell of its content."""
         self.incident.sql(f"UPDATE orders SET {change} WHERE order_id = %s", order_id)
         self.memory.by_hand.add(order_id)
+        self.memory.once_by_hand.add(order_id)
         self.memory.contents.pop(order_id, None)
 
     def mangle(self, order_id: str, change: str) -> None:
@@ -330,6 +331,8 @@ class Life:
             (TOKEN, PASSWORD), tuple(self.glimpses),
         )  # fmt: skip
         self.steps[action, outcome[1] or outcome[0]] += 1
+        if action == "rollback" and step.writes:
+            self.memory.by_hand |= self.memory.once_by_hand & model.owners(step.after, self.profile).keys()
         faults = faults_of(step, self.memory)
         if not faults:
             faults = [*self._remember(step, batch, **given)]
@@ -363,8 +366,6 @@ class Life:
             batch.state = {None: "validated", "validation_failed": "applied"}.get(step.outcome[1], batch.state)
         elif step.action == "rollback" and ok:
             batch.state = "rolled_back"
-            left = model.owners(step.after, self.profile)
-            self.memory.by_hand |= {item["order_id"] for item in batch.approved if item["order_id"] in left}
         stored = step.after.batches.get(step.name)
         state = step.after.document(step.name)["state"] if stored else None
         if state != batch.state:
