@@ -28,8 +28,8 @@ from life.world import FOREVER, Life
 
 FEW = 10
 EXAMPLES = int(os.environ.get("RECON_LIFE_EXAMPLES", "0"))
-DOORS = os.environ.get("RECON_LIFE_DOORS", "false") == "true"
-"""Whether recon works behind the doors; the one switch for every life."""
+DOORS = os.environ.get("RECON_TEST_DOORS") == "1"
+"""Whether recon works behind the doors, as for every other incident of the tests."""
 
 STAGES = ("detect", "dry-run", "approve", "apply", "validate")
 SYMBOLS = ("BTC/USD", "BTC/USD", "ETH/USD", "BTCUSD")
