@@ -104,7 +104,12 @@ class Batch:
 
     @property
     def can_be_approved(self) -> bool:
-        """Whether approving the plan can succeed, once every trade that needs it is acknowledged."""
+        """Whether approving the plan can succeed, once every trade that needs it is acknowledged.
+
+        A plan that was approved and then found stale is not worth it: its approval is there, and void.
+        """
+        if self.state is State.PLANNED and self.approval is not None:
+            return False
         plan = self.plan or {}
         items = plan.get("document", {}).get("items", ())
         writes = any(item["order_id"] and item["decision"] != Decision.NO_GO for item in items)

@@ -217,3 +217,13 @@ def test_a_plan_that_cannot_be_approved_is_planned_again(incident: Incident) -> 
     incident.sql(f"UPDATE reconciliation_batches SET plan = {stored}")
     with transaction(incident.engine) as connection:
         assert batches.load(connection, incident.batch).next_command() == again
+
+
+def test_a_plan_found_stale_is_planned_again_not_approved_again() -> None:
+    """Its void approval is still there to be read, and tells it from a plan that nobody approved yet."""
+    item = {"order_id": "BFILL-1", "decision": "DRY_RUN", "reason": "fill_evidence"}
+    plan = {"document": {"items": [item]}, "targets": [{}], "failed_checks": []}
+    planned = Batch("b-7", "p-7", State.PLANNED, plan=plan)
+    assert planned.next_command().startswith("Next: recon approve ")
+    stale = Batch("b-7", "p-7", State.PLANNED, plan=plan, approval={"by": "a reviewer"})
+    assert stale.next_command() == "Next: recon run dry-run --profile-id p-7 --batch-id b-7"

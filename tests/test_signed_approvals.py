@@ -351,6 +351,19 @@ def test_what_is_approved_is_shown_before_it_is_signed_and_recorded(incident: In
     }  # fmt: skip
 
 
+def test_dust_that_is_reinstated_is_shown_as_dust_again(incident: Incident) -> None:
+    """Its item says only that the row is reinstated; the trade still rests on no fill."""
+    planned(incident)
+    incident.approve("speck=x")
+    assert incident.run("apply").verdict is Verdict.DONE
+    assert incident.run("rollback").verdict is Verdict.DONE
+    for stage in ("detect", "dry-run"):
+        incident.run(stage, "again")
+    shown = incident.approve("speck=x", batch="again").lines()
+    assert "B/USD reinstate: 1 row, quantity 0.001, notional 0.1" in shown
+    assert [line for line in shown if line.startswith("dust")] == ["dust without a fill: speck (B/USD), notional 0.1"]
+
+
 def test_a_plan_that_changes_while_the_passphrase_is_asked_is_not_approved(incident: Incident, keys: Keys) -> None:
     """Nothing is locked meanwhile; what was shown and signed is recorded, or nothing is."""
     planned(incident)

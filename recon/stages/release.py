@@ -80,10 +80,15 @@ class Approval:
             "dust_only": [
                 {"trade_id": item.trade_id, "symbol": item.symbol, **_sums([item])}
                 for item in self.released
-                if item.reason is Reason.DUST_ONLY
+                if self._rests_on_no_fill(item)
             ],
             "signed": self.told,
         }
+
+    def _rests_on_no_fill(self, item: Item) -> bool:
+        """Dust of a trade without any evidence, be it written or reinstated: its trade had to be acknowledged."""
+        reinstated = item.reason is Reason.REINSTATE and item.exchange_order_id is None
+        return item.reason is Reason.DUST_ONLY or (reinstated and item.trade_id in self.acknowledgements)
 
     def lines(self) -> list[str]:
         """What is approved, for the person who is about to approve it."""
