@@ -357,8 +357,8 @@ def test_dust_that_is_reinstated_is_shown_as_dust_again(incident: Incident) -> N
     incident.approve("speck=x")
     assert incident.run("apply").verdict is Verdict.DONE
     assert incident.run("rollback").verdict is Verdict.DONE
-    for stage in ("detect", "dry-run"):
-        incident.run(stage, "again")
+    for each in ("detect", "dry-run"):
+        incident.run(each, "again")
     shown = incident.approve("speck=x", batch="again").lines()
     assert "B/USD reinstate: 1 row, quantity 0.001, notional 0.1" in shown
     assert [line for line in shown if line.startswith("dust")] == ["dust without a fill: speck (B/USD), notional 0.1"]
