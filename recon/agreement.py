@@ -22,7 +22,7 @@ from recon.errors import ReconError
 from recon.identity import canonical_time, digest
 from recon.orders import Orders
 from recon.plan import item_from
-from recon.reporting.folder import report_files
+from recon.reporting.names import report_files
 from recon.reporting.seal import read_actor
 from recon.settings import Settings
 from recon.stages.approved import altered_rows, approval_check

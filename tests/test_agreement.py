@@ -20,7 +20,7 @@ from recon.doctor import RIGHTS
 from recon.domain import Check, Stage, Table
 from recon.embedded import EmbeddedServer
 from recon.identity import digest
-from recon.reporting.folder import STEMS
+from recon.reporting.names import STEMS
 from recon.reporting.result import result_json
 from recon.reporting.tables import TableView
 from recon.settings import Settings

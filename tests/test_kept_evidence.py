@@ -20,7 +20,7 @@ from venue.server import KEYS, VenueServer
 from recon.demo import DEMO_PROFILE
 from recon.domain import Stage, Wanted
 from recon.errors import ReconError
-from recon.reporting.folder import read_manifest
+from recon.reporting.manifest import read_manifest
 from recon.reporting.runner import Outcome, run_stage
 from recon.reporting.verify import verify_folder
 from recon.settings import Settings
@@ -94,7 +94,7 @@ def test_what_was_fetched_is_kept_beside_the_report(settings, folder) -> None:
     assert below(kept) == FILES
     assert {path.stat().st_mode & 0o777 for path in kept.iterdir()} == {0o444}
     assert kept.stat().st_mode == folder.stat().st_mode
-    listed = {entry["name"]: entry for entry in read_manifest(folder)["files"]}
+    listed = {entry["name"]: entry for entry in read_manifest(folder).files}
     assert [name for name in listed if "/" in name] == [f"evidence/02_dry_run/{name}" for name in FILES]
     assert listed["evidence/02_dry_run/fills.csv"]["stage"] == "dry-run"
     assert '<a href="evidence/02_dry_run/fills.csv">fills.csv</a>' in (folder / "index.html").read_text()

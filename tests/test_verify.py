@@ -17,7 +17,11 @@ from report_samples import done, dry_run, executed, refused
 
 from recon.domain import Stage
 from recon.errors import ReconError, Refused
-from recon.reporting.folder import STEMS, add_file, add_report, describe, open_folder, read_manifest
+from recon.reporting.describe import describe
+from recon.reporting.files import add_file
+from recon.reporting.folder import add_report, open_folder
+from recon.reporting.manifest import read_manifest
+from recon.reporting.names import STEMS
 from recon.reporting.result import result_json
 from recon.reporting.verify import verify_folder
 
@@ -61,10 +65,10 @@ def test_coreutils_agrees(folder) -> None:
 
 
 def test_runs_are_numbered_read_only_and_described(folder) -> None:
-    names = [entry["name"] for entry in read_manifest(folder)["files"] if entry["name"].endswith(".ipynb")]
+    names = [entry["name"] for entry in read_manifest(folder).files if entry["name"].endswith(".ipynb")]
     assert names == ["01_detect.ipynb", "02_dry_run.ipynb", "02_dry_run.2.ipynb", "03_apply.ipynb"]
     assert all((folder / name).stat().st_mode & 0o777 == 0o444 for name in names)
-    last = read_manifest(folder)["files"][-1]
+    last = read_manifest(folder).files[-1]
     assert re.fullmatch(r"20\d\d-\d\d-\d\dT\d\d:\d\d:\d\dZ", last["kept_at"])
     assert last | {"sha256": "", "size": 0, "kept_at": ""} == {
         "name": "03_apply.json",
@@ -101,7 +105,7 @@ def test_a_manifest_from_before_it_said_when_is_read_and_goes_on(folder) -> None
         del entry["kept_at"]
     overwrite(folder / "manifest.json", json.dumps(manifest).encode())
     keep(folder, done(Stage.VALIDATE))
-    assert {entry["kept_at"] is None for entry in read_manifest(folder)["files"]} == {True, False}
+    assert {entry["kept_at"] is None for entry in read_manifest(folder).files} == {True, False}
     assert failed(folder) == {}
 
 
@@ -176,7 +180,7 @@ def test_a_report_of_another_batch_is_found(folder) -> None:
 def test_a_manifest_that_disagrees_or_cannot_be_read_is_found(folder) -> None:
     manifest = folder / "manifest.json"
     text = manifest.read_text()
-    first = read_manifest(folder)["files"][0]["sha256"]
+    first = read_manifest(folder).files[0]["sha256"]
     overwrite(manifest, text.replace(first, "0" * 64).encode())
     assert failed(folder)["manifest_agrees"] == "01_detect.html stands in manifest.json and SHA256SUMS differently."
     overwrite(manifest, b"{}")
@@ -208,7 +212,7 @@ def test_runs_that_end_at_the_same_moment_take_different_numbers(tmp_path) -> No
     assert len(set(reports)) == 16
     assert "02_dry_run.16.ipynb" in reports
     assert failed(tmp_path).keys() <= {"one_batch"}  # the folder is not named after the batch
-    assert len(read_manifest(tmp_path)["files"]) == 48
+    assert len(read_manifest(tmp_path).files) == 48
     assert not list(tmp_path.glob(".*"))
 
 
