@@ -14,6 +14,7 @@ from sqlalchemy.engine import Connection
 
 from recon import audit, batches
 from recon.agreement_audit import WRITTEN, audited_line, findings
+from recon.agreement_record import last_run, place_note, record_checks
 from recon.audit import AuditRow
 from recon.database import transaction
 from recon.demo import DEMO_PROFILE
@@ -22,6 +23,8 @@ from recon.errors import ReconError
 from recon.identity import canonical_time, digest
 from recon.orders import Orders
 from recon.plan import item_from
+from recon.reporting.chain import signed_files
+from recon.reporting.manifest import Manifest, read_manifest
 from recon.reporting.names import report_files
 from recon.reporting.seal import read_actor
 from recon.settings import Settings
@@ -33,9 +36,10 @@ LASTING = ("validation_failed", "existing_row_differs")
 """Codes of a stage that FAILED and yet wrote: validate takes the batch back, a repeated apply audits what stands."""
 
 
-def database_checks(settings: Settings, directory: Path) -> list[Check]:
+def database_checks(settings: Settings, directory: Path, *, signing: bool = False) -> list[Check]:
     """What the database says of the folder's batch.
 
+    While `signing`, it does not matter whether a signature and the batch's state tell of each other yet.
     Without RECON_DATABASE_URL a batch that the embedded demo does not hold is not compared, and the check says so.
     """
     results = _results(directory)
@@ -48,7 +52,7 @@ def database_checks(settings: Settings, directory: Path) -> list[Check]:
             batch = batches.load(connection, batch_id, profile_id)
             if batch.state is None and settings.is_demo:
                 return [Check("database", True, "not compared: the embedded demo no longer holds this batch")]
-            return list(_Comparison(connection, batch, results, actors).checks())
+            return list(_Comparison(connection, batch, results, actors, directory, signing).checks())
     except ReconError as error:
         return [Check("database", False, f"{error.code}: {error.message}")]
 
@@ -75,12 +79,18 @@ class _Comparison:
         batch: batches.Batch,
         results: Sequence[dict[str, Any]],
         actors: dict[str, str | None],
+        folder: Path,
+        signing: bool,
     ) -> None:
         self.connection = connection
         self.batch = batch
         self.actors = {report: actor for report, actor in actors.items() if actor is not None}
         self.results = [result for result in results if _lasts(result)]
+        self.folder = folder
+        self.manifest = _manifest(folder)
         self.told = _told_states(self.results)
+        if State.VALIDATED in self.told and (signing or self._is_signed()):
+            self.told = {State.SIGNED, State.VALIDATED} if signing else {State.SIGNED}
         self.applied = [result for result in self.results if result["stage"] == Stage.APPLY]
         self.rolled_back = State.ROLLED_BACK in self.told
 
@@ -89,7 +99,8 @@ class _Comparison:
         if batch.state is None:
             yield Check("database", False, f"expected batch {batch.batch_id}, found none; is this the right database?")
             return
-        yield Check("database", True, f"batch {batch.batch_id} is {batch.state.value}")
+        note = place_note(self.connection, last_run(self.manifest)) if self.manifest else ""
+        yield Check("database", True, f"batch {batch.batch_id} is {batch.state.value}{note}")
         if self.told:
             yield self._state(batch.state)
         planned = [result["plan_digest"] for result in self.results if result["plan_digest"]]
@@ -106,6 +117,13 @@ class _Comparison:
         yield self._audit_rows()
         if self.applied:
             yield self._order_rows()
+        if self.manifest:
+            yield from record_checks(self.connection, batch, self.folder, self.manifest, self.results)
+
+    def _is_signed(self) -> bool:
+        """Whether the youngest signature was given for all that was written; a refusal since then wrote nothing."""
+        signed = signed_files(self.folder, self.manifest) if self.manifest else None
+        return signed is not None and all(result["report"] in signed for result in self.results)
 
     def _state(self, state: State) -> Check:
         told = " or ".join(sorted(one.value for one in self.told))
@@ -179,6 +197,15 @@ class _Comparison:
         others = len(reported) - len(expected)
         good = f"{count(len(expected), 'row')} as reported" + (" and canceled" if self.rolled_back else "")
         return Check("order_rows", not wrong, listed or good + (f"; other batches own {others}" if others else ""))
+
+
+def _manifest(folder: Path) -> Manifest | None:
+    """The folder's manifest; None when it is of the older form, or none: what is wrong with it is told elsewhere."""
+    try:
+        manifest = read_manifest(folder)
+    except OSError:
+        return None
+    return manifest if manifest.is_statement else None
 
 
 def _lasts(result: dict[str, Any]) -> bool:

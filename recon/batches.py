@@ -38,6 +38,7 @@ class Action(StrEnum):
     APPROVE = "approve"
     STALE = "stale"
     REFUTE = "refute"
+    SIGN = "sign"
 
 
 TRANSITIONS: dict[tuple[State | None, Action], tuple[State, str]] = {
@@ -61,6 +62,13 @@ TRANSITIONS: dict[tuple[State | None, Action], tuple[State, str]] = {
     (State.APPLIED, Action.ROLLBACK): (State.ROLLED_BACK, "rollback cancels the rows"),
     (State.VALIDATED, Action.ROLLBACK): (State.ROLLED_BACK, "rollback cancels the rows"),
     (State.ROLLED_BACK, Action.ROLLBACK): (State.ROLLED_BACK, "rolling back again changes nothing"),
+    (State.VALIDATED, Action.SIGN): (State.SIGNED, "a person signs the report, which closes the incident"),
+    (State.SIGNED, Action.SIGN): (State.SIGNED, "another person may sign too"),
+    (State.ROLLED_BACK, Action.SIGN): (State.ROLLED_BACK, "the report of a rollback may be signed"),
+    (State.SIGNED, Action.APPLY): (State.VALIDATED, "applying again only compares; its report is not signed"),
+    (State.SIGNED, Action.VALIDATE): (State.VALIDATED, "validation may be repeated; its report is not signed"),
+    (State.SIGNED, Action.REFUTE): (State.APPLIED, "a validation that fails takes the earlier one back"),
+    (State.SIGNED, Action.ROLLBACK): (State.ROLLED_BACK, "rollback cancels the rows"),
 }
 """Every legal action with the state it leads to and its reason; any other is refused."""
 
@@ -118,7 +126,8 @@ class Batch:
             State.PLANNED: f"recon approve --batch-id {self.batch_id} --by NAME" if self.can_be_approved else plan,
             State.APPROVED: f"recon run apply {which}",
             State.APPLIED: f"recon run validate {which}",
-            State.VALIDATED: f"recon verify {shlex.quote(str(reports / self.batch_id))}"
+            State.VALIDATED: f"recon sign --batch-id {self.batch_id} --key KEY",
+            State.SIGNED: f"recon verify {shlex.quote(str(reports / self.batch_id))}"
             if reports
             else f"recon status {profile}",
             State.ROLLED_BACK: "recon run detect with a new batch_id, to repair it again",

@@ -95,6 +95,7 @@ class Settings(BaseSettings):
     recon_trading_status_token: SecretStr | None = None
     recon_reports_dir: Path = Path("reports")
     recon_actor: Annotated[str, StringConstraints(strip_whitespace=True, min_length=1)] = Field(default_factory=_actor)
+    recon_allowed_signers: Path | None = None
     recon_exit_backfill_base_fee: bool = False
     recon_max_batch_rows: Annotated[int, Field(gt=0)] = 10_000
     recon_home: Path = Field(default_factory=lambda: user_data_path("recon"))
@@ -173,6 +174,8 @@ def _absolute(settings: Settings, root: Path) -> Settings:
     try:
         for name in ("recon_reports_dir", "recon_home"):
             folders[name] = root / getattr(settings, name).expanduser()
+        if settings.recon_allowed_signers is not None:
+            folders["recon_allowed_signers"] = root / settings.recon_allowed_signers.expanduser()
         if kind == "statement" and statement.strip():
             folders["recon_exchange"] = f"statement:{root / Path(statement.strip()).expanduser()}"
     except RuntimeError:
