@@ -7,6 +7,7 @@ import json
 import os
 import re
 import resource
+import shutil
 import subprocess
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -21,11 +22,12 @@ from recon.reporting.describe import describe
 from recon.reporting.files import add_file
 from recon.reporting.folder import add_report, open_folder
 from recon.reporting.manifest import read_manifest
-from recon.reporting.names import STEMS
+from recon.reporting.names import STEMS, sha256
 from recon.reporting.result import result_json
 from recon.reporting.verify import verify_folder
 
-CHECKS = ["sums_match", "nothing_unlisted", "manifest_agrees", "notebooks_sealed", "json_equals_seal", "one_batch"]
+OLDER = ["sums_match", "nothing_unlisted", "manifest_agrees", "notebooks_sealed", "json_equals_seal", "one_batch"]
+CHECKS = [*OLDER, "records_agree", "manifests_chained", "approvals", "signature"]
 
 
 def keep(folder: Path, result) -> Path:
@@ -99,13 +101,40 @@ def test_the_index_shows_when_each_run_was_kept_in_this_order(tmp_path) -> None:
     ]
 
 
-def test_a_manifest_from_before_it_said_when_is_read_and_goes_on(folder) -> None:
-    manifest = json.loads((folder / "manifest.json").read_text())
-    for entry in manifest["files"]:
-        del entry["kept_at"]
-    overwrite(folder / "manifest.json", json.dumps(manifest).encode())
+def older_form(folder: Path, *, kept_at: bool = True) -> bytes:
+    """Describe the folder as recon did before the manifest was a Statement, and before it said when; its manifest."""
+    manifest = read_manifest(folder)
+    files = [{k: v for k, v in entry.items() if kept_at or k != "kept_at"} for entry in manifest.files]
+    content = {"batch_id": manifest.batch_id, "profile_id": manifest.profile_id, "files": files}
+    data = (json.dumps(content, indent=2) + "\n").encode()
+    overwrite(folder / "manifest.json", data)
+    shutil.rmtree(folder / "manifests")
+    names = [entry["name"] for entry in files] + ["manifest.json", "index.html"]
+    sums = "".join(f"{sha256(folder / name)}  {name}\n" for name in sorted(names))
+    (folder / "SHA256SUMS").write_text(sums)
+    return data
+
+
+@pytest.mark.parametrize("kept_at", [True, False])
+def test_a_folder_of_the_older_form_is_accepted_and_said_to_be_one(folder, kept_at) -> None:
+    older_form(folder, kept_at=kept_at)
+    checks = verify_folder(folder)
+    assert [check.name for check in checks] == OLDER
+    assert failed(folder) == {}
+    assert "it is of the older form" in checks[2].detail
+    overwrite(folder / "01_detect.html", b"<p>a kinder page</p>")
+    assert failed(folder) == {"sums_match": "01_detect.html was changed."}
+
+
+@pytest.mark.parametrize("kept_at", [True, False])
+def test_a_folder_of_the_older_form_is_converted_by_the_next_report(folder, kept_at) -> None:
+    data = older_form(folder, kept_at=kept_at)
     keep(folder, done(Stage.VALIDATE))
-    assert {entry["kept_at"] is None for entry in read_manifest(folder).files} == {True, False}
+    manifest = read_manifest(folder)
+    assert {entry["kept_at"] is None for entry in manifest.files} == ({False} if kept_at else {True, False})
+    assert (folder / "manifests" / "1.json").read_bytes() == data
+    assert manifest.previous == sha256(folder / "manifests" / "1.json")
+    assert [check.name for check in verify_folder(folder)] == CHECKS
     assert failed(folder) == {}
 
 
@@ -151,6 +180,8 @@ def test_a_changed_notebook_fails_even_with_new_sums(folder) -> None:
     for name in ("manifest.json", "SHA256SUMS"):
         (folder / name).unlink()
     describe(folder, "demo")
+    assert "manifests/3.json is not listed." in failed(folder)["nothing_unlisted"]
+    shutil.rmtree(folder / "manifests")
     assert failed(folder).keys() == {"notebooks_sealed", "json_equals_seal"}
     assert "03_apply.ipynb: The seal does not match its own digest" in failed(folder)["notebooks_sealed"]
 
