@@ -6,7 +6,7 @@ The reports decide what is expected; what the database says of itself never excu
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +15,13 @@ from sqlalchemy.engine import Connection
 from recon import audit, batches
 from recon.agreement_audit import WRITTEN, audited_line, findings
 from recon.agreement_record import last_run, place_note, record_checks
+from recon.approval import NOT_SIGNED
 from recon.audit import AuditRow
 from recon.database import transaction
 from recon.demo import DEMO_PROFILE
 from recon.domain import Check, Stage, State, Verdict
 from recon.errors import ReconError
-from recon.identity import canonical_time, digest
+from recon.identity import canonical_time
 from recon.orders import Orders
 from recon.plan import item_from
 from recon.reporting.chain import signed_files
@@ -28,7 +29,7 @@ from recon.reporting.manifest import Manifest, read_manifest
 from recon.reporting.names import report_files
 from recon.reporting.seal import read_actor
 from recon.settings import Settings
-from recon.stages.approved import altered_rows, approval_check
+from recon.stages.approved import altered_rows, approval_told, tells_of
 from recon.wording import count
 from recon.workspace import open_workspace
 
@@ -110,13 +111,15 @@ class _Comparison:
             yield Check("plan_digest", told == batch.plan_digest, said)
         document = (batch.plan or {}).get("document")
         if document is not None:
-            found = digest(document)
+            found = batch.stored_digest()
             yield Check("stored_plan", found == batch.plan_digest, f"the stored plan's own digest is {found}")
         if self.applied or batch.state is State.APPROVED:
             yield self._approval()
         yield self._audit_rows()
         if self.applied:
             yield self._order_rows()
+        if self._told_approvals(Stage.ROLLBACK):
+            yield self._rollback_approval()
         if self.manifest:
             yield from record_checks(self.connection, batch, self.folder, self.manifest, self.results)
 
@@ -140,14 +143,35 @@ class _Comparison:
             for item in result["items"]
             if item["order_id"]
         }
-        said = approval_check(self.batch)
-        told = [check["detail"] for result in self.applied for check in result["checks"] if check["name"] == said.name]
-        wrong = [f"the report says {detail}, the database {said.detail}" for detail in told if detail != said.detail]
-        if approval.get("plan_digest") != self.batch.plan_digest:
-            wrong.append(f"it is of plan {approval.get('plan_digest')}")
+        wrong = self._unlike(approval, Stage.APPLY)
         apart = released ^ set(approval.get("items") or ())
         wrong += [f"{order_id} is in the plan or in the approval alone" for order_id in sorted(apart)]
-        return Check("approval", not wrong, "; ".join(wrong) or said.detail)
+        return Check("approval", not wrong, "; ".join(wrong) or approval_told(approval))
+
+    def _rollback_approval(self) -> Check:
+        """The approval by which the rows were canceled is the one that the rollback's report tells of."""
+        approval = self.batch.rollback_approval or {}
+        wrong = self._unlike(approval, Stage.ROLLBACK)
+        return Check("rollback_approval", not wrong, "; ".join(wrong) or approval_told(approval))
+
+    def _told_approvals(self, stage: Stage) -> list[str]:
+        """What the reports of a stage say of the approval that it went by."""
+        checks = [check for result in self.results if result["stage"] == stage for check in result["checks"]]
+        return [check["detail"] for check in checks if check["name"] == "approved"]
+
+    def _unlike(self, approval: Mapping[str, Any], stage: Stage) -> list[str]:
+        """What the reports of a stage say of its approval otherwise than the database; and another plan or action."""
+        said, signed = approval_told(approval), "signature" in approval
+        wrong = [
+            f"the report says {detail}, the database {said}; {'signed' if signed else NOT_SIGNED}"
+            for detail in self._told_approvals(stage)
+            if not tells_of(detail, said, signed)
+        ]
+        if approval.get("plan_digest") != self.batch.plan_digest:
+            wrong.append(f"it is of plan {approval.get('plan_digest')}")
+        if approval.get("action", stage) != stage:
+            wrong.append(f"it is an approval of {approval['action']}")
+        return wrong
 
     def _audit_rows(self) -> Check:
         rows = audit.batch_rows(self.connection, self.batch.profile_id, self.batch.batch_id)

@@ -82,6 +82,7 @@ batches_table = sa.Table(
     sa.Column("plan", JSONB),
     sa.Column("plan_digest", sa.Text),
     sa.Column("approval", JSONB),
+    sa.Column("rollback_approval", JSONB),
     sa.Column("created_at", INSTANT, nullable=False),
     sa.Column("created_by", sa.Text, nullable=False),
     sa.Column("updated_at", INSTANT, nullable=False),

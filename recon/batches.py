@@ -21,10 +21,10 @@ from sqlalchemy.engine import Connection
 from sqlalchemy.exc import DBAPIError
 
 from recon.audit import batches_table
-from recon.database import UNDEFINED_TABLE, sqlstate
+from recon.database import UNDEFINED_COLUMN, UNDEFINED_TABLE, sqlstate
 from recon.domain import BATCH_REASONS, Decision, State
 from recon.errors import Refused
-from recon.identity import canonical_json
+from recon.identity import canonical_json, digest
 
 
 class Action(StrEnum):
@@ -36,6 +36,7 @@ class Action(StrEnum):
     VALIDATE = "validate"
     ROLLBACK = "rollback"
     APPROVE = "approve"
+    APPROVE_ROLLBACK = "approve-rollback"
     STALE = "stale"
     REFUTE = "refute"
     SIGN = "sign"
@@ -61,6 +62,8 @@ TRANSITIONS: dict[tuple[State | None, Action], tuple[State, str]] = {
     (State.VALIDATED, Action.REFUTE): (State.APPLIED, "a validation that fails takes the earlier one back"),
     (State.APPLIED, Action.ROLLBACK): (State.ROLLED_BACK, "rollback cancels the rows"),
     (State.VALIDATED, Action.ROLLBACK): (State.ROLLED_BACK, "rollback cancels the rows"),
+    (State.APPLIED, Action.APPROVE_ROLLBACK): (State.APPLIED, "a person approves that its rows be canceled"),
+    (State.VALIDATED, Action.APPROVE_ROLLBACK): (State.VALIDATED, "a person approves that its rows be canceled"),
     (State.ROLLED_BACK, Action.ROLLBACK): (State.ROLLED_BACK, "rolling back again changes nothing"),
     (State.VALIDATED, Action.SIGN): (State.SIGNED, "a person signs the report, which closes the incident"),
     (State.SIGNED, Action.SIGN): (State.SIGNED, "another person may sign too"),
@@ -68,6 +71,7 @@ TRANSITIONS: dict[tuple[State | None, Action], tuple[State, str]] = {
     (State.SIGNED, Action.APPLY): (State.VALIDATED, "applying again only compares; its report is not signed"),
     (State.SIGNED, Action.VALIDATE): (State.VALIDATED, "validation may be repeated; its report is not signed"),
     (State.SIGNED, Action.REFUTE): (State.APPLIED, "a validation that fails takes the earlier one back"),
+    (State.SIGNED, Action.APPROVE_ROLLBACK): (State.SIGNED, "a person approves that its rows be canceled"),
     (State.SIGNED, Action.ROLLBACK): (State.ROLLED_BACK, "rollback cancels the rows"),
 }
 """Every legal action with the state it leads to and its reason; any other is refused."""
@@ -75,7 +79,7 @@ TRANSITIONS: dict[tuple[State | None, Action], tuple[State, str]] = {
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """One incident on one profile; `plan` and `approval` are the stored documents, None until made."""
+    """One incident on one profile; plan and approvals are the stored documents, None until made."""
 
     batch_id: str
     profile_id: str
@@ -84,6 +88,7 @@ class Batch:
     plan: dict[str, Any] | None = None
     plan_digest: str | None = None
     approval: dict[str, Any] | None = None
+    rollback_approval: dict[str, Any] | None = None
     created_at: datetime | None = None
     updated_at: datetime | None = None
     updated_by: str | None = None
@@ -110,10 +115,23 @@ class Batch:
         writes = any(item["order_id"] and item["decision"] != Decision.NO_GO for item in items)
         return writes and not plan.get("failed_checks") and all(item["reason"] not in BATCH_REASONS for item in items)
 
-    def next_command(self, reports: Path | None = None) -> str:
+    def stored_digest(self) -> str | None:
+        """The digest of the plan's document as it is stored; None for one that was never a plan's."""
+        try:
+            return digest((self.plan or {})["document"])
+        except (KeyError, TypeError):
+            return None
+
+    def approve_command(self, *, rollback: bool = False, key: bool = False) -> str:
+        """The command that approves the plan, or a rollback; with a key where approvals are signed."""
+        what = " --rollback" if rollback else ""
+        return f"recon approve{what} --batch-id {self.batch_id} --by NAME{' --key PATH' if key else ''}"
+
+    def next_command(self, reports: Path | None = None, *, key: bool = False) -> str:
         """The sentence that `recon status` prints: what to run next, as a shell takes it.
 
-        Folders are in `reports`; who does not know where that is leaves it to `recon status`.
+        Folders are in `reports`; who does not know where that is leaves it to `recon status`. `key` says that
+        approvals are signed.
         """
         if self.state is State.PLANNED and self.plan is not None and not self.plan.get("targets"):
             return "Next: nothing; the dry run found nothing to repair"
@@ -123,10 +141,10 @@ class Batch:
         commands = {
             None: f"recon run detect {which}",
             State.DETECTED: plan,
-            State.PLANNED: f"recon approve --batch-id {self.batch_id} --by NAME" if self.can_be_approved else plan,
+            State.PLANNED: self.approve_command(key=key) if self.can_be_approved else plan,
             State.APPROVED: f"recon run apply {which}",
             State.APPLIED: f"recon run validate {which}",
-            State.VALIDATED: f"recon sign --batch-id {self.batch_id} --key KEY",
+            State.VALIDATED: f"recon sign --batch-id {self.batch_id} --key PATH",
             State.SIGNED: f"recon verify {shlex.quote(str(reports / self.batch_id))}"
             if reports
             else f"recon status {profile}",
@@ -142,8 +160,11 @@ def _own_tables(connection: Connection) -> Iterator[None]:
         with connection.begin_nested():
             yield
     except DBAPIError as error:
-        if sqlstate(error) == UNDEFINED_TABLE:
-            raise Refused("audit_unavailable", "recon's own tables are missing here; run `recon init` once.") from error
+        if sqlstate(error) in (UNDEFINED_TABLE, UNDEFINED_COLUMN):
+            raise Refused(
+                "audit_unavailable",
+                "recon's own tables are missing here, or lack a column; run `recon init` once.",
+            ) from error
         raise
 
 
@@ -196,6 +217,7 @@ def save(connection: Connection, batch: Batch, *, actor: str, now: datetime) -> 
         "plan": _plain(batch.plan),
         "plan_digest": batch.plan_digest,
         "approval": _plain(batch.approval),
+        "rollback_approval": _plain(batch.rollback_approval),
         "updated_at": now,
         "updated_by": actor,
     }
@@ -219,6 +241,7 @@ def _batch(row: Any) -> Batch:
         plan=row["plan"],
         plan_digest=row["plan_digest"],
         approval=row["approval"],
+        rollback_approval=row["rollback_approval"],
         created_at=row["created_at"],
         updated_at=row["updated_at"],
         updated_by=row["updated_by"],

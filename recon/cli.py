@@ -30,8 +30,8 @@ from recon.reporting.result import console_text, printable
 from recon.reporting.verify import verify_folder
 from recon.settings import Settings, load_settings
 from recon.sign_off import sign_report
-from recon.stages.approve import approve, summary
-from recon.wording import count
+from recon.stages.approve import approve, approve_rollback
+from recon.stages.release import Approval
 from recon.workspace import open_workspace
 
 as_json = click.option(
@@ -130,23 +130,38 @@ def fetch_command(profile_id: str, folder: Path, as_json: bool) -> None:
 @cli.command("approve")
 @batch_option
 @click.option("--by", required=True, metavar="NAME", help="Who approves; recorded in every later report.")
+@click.option("--key", metavar="PATH", type=click.Path(path_type=Path), help="Sign the approval with this SSH key.")
 @click.option(
     "--acknowledge",
     multiple=True,
     metavar="TRADE_ID=WHY",
     help="Accept a NO_GO or dust-only trade as the plan treats it, and say why; may be repeated.",
 )
+@click.option("--rollback", is_flag=True, help="Approve that the rows which the batch wrote be canceled.")
 @as_json
-def approve_command(batch_id: str, by: str, acknowledge: Sequence[str], as_json: bool) -> None:
-    """Release the rows of the batch's plan for 24 hours. A new dry run voids the approval."""
+def approve_command(
+    batch_id: str, by: str, key: Path | None, acknowledge: Sequence[str], rollback: bool, as_json: bool
+) -> None:
+    """Release the rows of the batch's plan, for as long as RECON_APPROVAL_TTL_HOURS says.
+
+    A new dry run voids the approval. What is approved is shown before it is signed and recorded.
+    """
     check_batch_id(batch_id)
+    if rollback and acknowledge:
+        raise click.UsageError("--acknowledge is for the plan; a rollback has nothing to acknowledge.")
     work = open_workspace()
+
+    def show(approval: Approval) -> None:
+        how = f"to be signed with {key}" if key else "without a signature"
+        if not as_json:
+            _print("\n".join(printable(line) for line in [*approval.lines(), f"by {approval.by}, {how}"]))
+
     with exact():
-        approval = approve(work, batch_id, by, acknowledge)
-        lines = [f"approved: {count(len(approval.released), 'row')} of plan {approval.plan_digest}", *summary(approval)]
-    lines += [f"acknowledged {trade_id}: {why}" for trade_id, why in approval.acknowledgements.items()]
-    lines.append(f"valid until {approval.expires_at:%Y-%m-%d %H:%M:%S} UTC")
-    _say(as_json, approval.document(), [printable(line) for line in lines])
+        if rollback:
+            approval = approve_rollback(work, batch_id, by, key=key, show=show)
+        else:
+            approval = approve(work, batch_id, by, acknowledge, key=key, show=show)
+        _say(as_json, approval.data(), [printable(f"approved by {approval.by}, {approval.told}")])
 
 
 @cli.command("status")
@@ -165,7 +180,7 @@ def status_command(profile_id: str | None, as_json: bool) -> None:
             "plan_digest": batch.plan_digest,
             "updated_at": f"{batch.updated_at:%Y-%m-%dT%H:%M:%S.%fZ}",
             "updated_by": batch.updated_by,
-            "next": batch.next_command(settings.recon_reports_dir),
+            "next": batch.next_command(settings.recon_reports_dir, key=settings.recon_require_signature),
         }
         for batch in found
     ]
@@ -178,7 +193,7 @@ def status_command(profile_id: str | None, as_json: bool) -> None:
 
 @cli.command("sign")
 @batch_option
-@click.option("--key", required=True, metavar="KEY", type=click.Path(path_type=Path), help="The SSH key to sign with.")
+@click.option("--key", required=True, metavar="PATH", type=click.Path(path_type=Path), help="The SSH key to sign with.")
 @click.option("--by", metavar="NAME", help="Who signs; by default whom the allowed-signers file names, else the actor.")
 @as_json
 def sign_command(batch_id: str, key: Path, by: str | None, as_json: bool) -> None:

@@ -20,7 +20,8 @@ from sqlalchemy.pool import NullPool
 
 from recon.errors import ReconError, Refused, UsageError
 
-LOCK_NOT_AVAILABLE, QUERY_CANCELED, UNDEFINED_TABLE = "55P03", "57014", "42P01"
+LOCK_NOT_AVAILABLE, QUERY_CANCELED = "55P03", "57014"
+UNDEFINED_TABLE, UNDEFINED_COLUMN = "42P01", "42703"
 
 MALFORMED = re.compile(r'invalid (\w+) (?:number|value): |invalid integer value ".*" for connection option "(\w+)"')
 """What libpq says of a connection option before it asks anybody; the value might be a secret."""

@@ -23,11 +23,12 @@ from sqlalchemy.engine import Connection
 from sqlalchemy.exc import DBAPIError
 
 from recon import batches
+from recon.approval import signed_bytes
 from recon.batches import Batch
 from recon.database import server_clock, shown_url, transaction
 from recon.domain import BACKFILL_PREFIX
 from recon.errors import ReconError
-from recon.identity import canonical_json, canonical_time
+from recon.identity import canonical_time
 from recon.kept_rows import AUDIT_COLUMNS, Row, audit_rows, named, order_columns, order_rows, to_csv
 from recon.orders import Orders
 from recon.settings import Settings
@@ -87,7 +88,7 @@ def approval_files(batch: Batch) -> dict[str, bytes]:
     """The approvals of a batch as files: exactly the bytes that were or would be signed, and the signature."""
     files: dict[str, bytes] = {}
     for kind in APPROVALS:
-        document = getattr(batch, kind, None)
+        document = getattr(batch, kind)
         if document is None:
             continue
         files[f"{kind}.json"] = _approved(document)
@@ -191,11 +192,10 @@ def _versions() -> dict[str, Any]:
 
 
 def _approved(document: Mapping[str, Any]) -> bytes:
-    content = {key: value for key, value in document.items() if key != "signature"}
     try:
-        return canonical_json(content)
+        return signed_bytes(document)
     except TypeError:  # a number that nobody signed
-        return json.dumps(content, sort_keys=True).encode()
+        return json.dumps(document, sort_keys=True).encode()
 
 
 def _digest(value: Any) -> str | None:

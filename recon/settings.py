@@ -96,6 +96,9 @@ class Settings(BaseSettings):
     recon_reports_dir: Path = Path("reports")
     recon_actor: Annotated[str, StringConstraints(strip_whitespace=True, min_length=1)] = Field(default_factory=_actor)
     recon_allowed_signers: Path | None = None
+    recon_require_signature: bool = False
+    recon_require_second_person: bool = False
+    recon_approval_ttl_hours: Annotated[int, Field(gt=0, le=10_000_000)] = 24
     recon_exit_backfill_base_fee: bool = False
     recon_max_batch_rows: Annotated[int, Field(gt=0)] = 10_000
     recon_home: Path = Field(default_factory=lambda: user_data_path("recon"))
@@ -140,6 +143,9 @@ class Settings(BaseSettings):
             "recon_exit_backfill_dust_rel_pct",
             "recon_exit_backfill_lookback_hours",
             "exchange_state_mismatch_throttle_ms",
+            "recon_require_signature",
+            "recon_require_second_person",
+            "recon_approval_ttl_hours",
             "recon_exit_backfill_base_fee",
             "recon_max_batch_rows",
         )
@@ -181,7 +187,8 @@ def _absolute(settings: Settings, root: Path) -> Settings:
     except RuntimeError:
         raise UsageError(
             "settings_invalid",
-            "RECON_REPORTS_DIR, RECON_HOME or RECON_EXCHANGE begins with the ~ of nobody known here. Correct it.",
+            "RECON_REPORTS_DIR, RECON_HOME, RECON_ALLOWED_SIGNERS or RECON_EXCHANGE begins with the ~ of nobody known "
+            "here. Correct it.",
         ) from None
     found = settings.model_copy(update=folders)
     found._origins = _origins(root / ".env")

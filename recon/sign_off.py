@@ -28,13 +28,13 @@ from recon.workspace import Workspace, open_workspace
 
 @dataclass(frozen=True, slots=True)
 class Signed:
-    """What was signed: the batch and its state now, by whom, whether that was checked, and which manifest."""
+    """What was signed: the batch and its state now, by whom, whether that was verified, and which manifest."""
 
     batch_id: str
     profile_id: str
     state: State
     by: str
-    is_checked: bool
+    is_verified: bool
     manifest_sha256: str
     signature: Path
 
@@ -45,7 +45,7 @@ class Signed:
             "profile_id": self.profile_id,
             "state": self.state.value,
             "by": self.by,
-            "checked": self.is_checked,
+            "verified": self.is_verified,
             "manifest_sha256": self.manifest_sha256,
             "signature": str(self.signature),
         }
@@ -54,8 +54,8 @@ class Signed:
         """The same for people."""
         how = (
             "as the allowed-signers file names them"
-            if self.is_checked
-            else "not checked: RECON_ALLOWED_SIGNERS is unset"
+            if self.is_verified
+            else "not verified: RECON_ALLOWED_SIGNERS is unset"
         )
         return [
             f"signed: the report of batch {self.batch_id}, which is {self.state.value}",

@@ -16,7 +16,7 @@ DATABASE = [
     "database", "pooler", "clock", "time_zone", "search_path", "orders", "own_tables", "privileges", "row_security",
     "triggers", "rules", "locks",
 ]  # fmt: skip
-ORDER = ["settings", *DATABASE, "exchange", "pause_switch", "reports_folder"]
+ORDER = ["settings", *DATABASE, "exchange", "pause_switch", "signatures", "reports_folder"]
 
 
 def settings(incident: Incident, **changed: object) -> Settings:

@@ -26,7 +26,8 @@ from recon.errors import Refused
 from recon.incident import run_stage
 from recon.plan import Scope
 from recon.settings import Settings
-from recon.stages.approve import Approval, approve
+from recon.stages.approve import approve, approve_rollback
+from recon.stages.release import Approval
 from recon.venues.rows import FILL_COLUMNS, OPEN_ORDER_COLUMNS, POSITION_COLUMNS
 from recon.venues.statement import StatementExchange
 from recon.workspace import Workspace
@@ -246,9 +247,27 @@ class Incident:
         """Run one stage as notebooks and the command line do."""
         return run_stage(work or self.work(), Stage(stage), self.profile, batch or self.batch)
 
-    def approve(self, *acknowledge: str, batch: str | None = None, work: Workspace | None = None) -> Approval:
+    def approve(
+        self,
+        *acknowledge: str,
+        batch: str | None = None,
+        work: Workspace | None = None,
+        by: str = "a reviewer",
+        key: Path | None = None,
+    ) -> Approval:
         """Approve the batch's plan."""
-        return approve(work or self.work(), batch or self.batch, "a reviewer", acknowledge)
+        return approve(work or self.work(), batch or self.batch, by, acknowledge, key=key)
+
+    def approve_rollback(
+        self,
+        *,
+        batch: str | None = None,
+        work: Workspace | None = None,
+        by: str = "a reviewer",
+        key: Path | None = None,
+    ) -> Approval:
+        """Approve that the batch's rows be canceled."""
+        return approve_rollback(work or self.work(), batch or self.batch, by, key=key)
 
     def plan(self, *acknowledge: str, batch: str | None = None, work: Workspace | None = None) -> StageResult:
         """Detect, dry-run, approve; returns the dry run's result."""

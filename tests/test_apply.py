@@ -182,17 +182,20 @@ STALE: dict[str, tuple[Callable[[Incident], object], str]] = {
 def test_a_plan_whose_facts_changed_is_stale(
     incident: Incident, change: Callable[[Incident], object], said: str
 ) -> None:
-    """Nothing is written, the approval is void, and the batch is planned anew."""
+    """Nothing is written, and the batch must be planned anew: its approval is void, and stays to be read."""
     incident.create_table().ghost("t1")
     incident.row("bystander", "t8", "ENTRY", "1", status="expired")
     incident.plan()
     change(incident)
     orders, trail = incident.orders(), incident.audit("*")
+    kept = "SELECT batch_id, profile_id, scope, plan, plan_digest, approval, created_at FROM reconciliation_batches"
+    before = incident.sql(kept)
     result = incident.run("apply")
     assert (result.verdict, result.code) == (Verdict.NO_GO, "stale_plan")
     assert said in (result.message or "")
     assert (incident.orders(), incident.audit("*")) == (orders, trail)
-    assert incident.sql("SELECT state, approval FROM reconciliation_batches") == [("planned", None)]
+    assert (incident.state(), incident.sql(kept)) == ("planned", before)
+    assert incident.run("apply").code == "illegal_transition"
 
 
 @pytest.mark.parametrize(

@@ -31,12 +31,14 @@ def test_an_approval_is_a_document_of_digest_items_names_and_expiry(incident: In
     [(state, digest, document)] = incident.sql("SELECT state, plan_digest, approval FROM reconciliation_batches")
     assert state == "approved"
     assert document == {
+        "action": "apply",
         "batch_id": incident.batch,
         "profile_id": "main",
         "plan_digest": digest,
         "items": [item.order_id for item in approval.released],
         "acknowledgements": {"speck": "forty cents", "lost": "moved to another wallet"},
         "by": "a reviewer",
+        "approved_at": canonical_time(NOW),
         "expires_at": canonical_time(NOW + timedelta(hours=24)),
     }
 
@@ -123,7 +125,8 @@ def test_an_acknowledged_remainder_releases_the_rows_that_fills_support(incident
         "approved",
         True,
         "by 'a reviewer', valid until 2026-03-03T12:00:00.000000Z; 1 acknowledgement, SHA-256 "
-        + digest({"t1": "the rest was moved"}),
+        + digest({"t1": "the rest was moved"})
+        + "; not signed",
     )
 
 

@@ -57,9 +57,12 @@ def test_every_illegal_step_is_refused_by_its_stage_and_changes_nothing(incident
                 result = run(batch)
                 assert (result.verdict, result.code) == (Verdict.NO_GO, "illegal_transition"), (state, action)
                 tried += 1
+        code = "illegal_transition" if state else "unknown_batch"
         if (state, Action.APPROVE) in ILLEGAL:
-            code = "illegal_transition" if state else "unknown_batch"
             assert refusal(lambda batch=batch: incident.approve(batch=batch)).code == code
+            tried += 1
+        if (state, Action.APPROVE_ROLLBACK) in ILLEGAL:
+            assert refusal(lambda batch=batch: incident.approve_rollback(batch=batch)).code == code
             tried += 1
         assert incident.everything() == before, state
     internal = {Action.STALE, Action.REFUTE, Action.SIGN}  # tests/test_sign.py has the last
@@ -79,10 +82,9 @@ def test_a_life_that_takes_every_legal_step(incident: Incident) -> None:
 
     def step(action: str, taken: str | None = None, batch: str = "life") -> None:
         before = incident.state(batch)
-        if action == "sign":
-            outcome: object = sign(incident, batch)
-        else:
-            outcome = incident.approve(batch=batch) if action == "approve" else incident.run(action, batch)
+        approvals = {"approve": incident.approve, "approve-rollback": incident.approve_rollback}
+        others = approvals | {"sign": lambda batch: sign(incident, batch)}
+        outcome = others[action](batch=batch) if action in others else incident.run(action, batch)
         after = State(incident.state(batch) or "")
         seen.add((State(before) if before else None, Action(taken or action), after))
         assert outcome is not None
@@ -103,15 +105,13 @@ def test_a_life_that_takes_every_legal_step(incident: Incident) -> None:
     incident.row("late", "t9", "ENTRY", "1", 1)
     step("apply", "stale")
     incident.sql("DELETE FROM orders WHERE order_id = 'late'")
-    for action in ("dry-run", "approve", "apply", "apply"):
+    for action in ("dry-run", "approve", "apply", "apply", "approve-rollback"):
         step(action)
     incident.sql("UPDATE orders SET price = 1 WHERE order_id LIKE 'BFILL-%%'")
     step("validate", "refute")
     incident.sql("UPDATE orders SET price = 110 WHERE order_id LIKE 'BFILL-%%'")
-    for actions in (
-        ("validate", "validate", "apply"),
-        ("validate", "sign", "sign", "apply", "sign", "validate", "sign"),
-    ):
+    signed = ("validate", "sign", "sign", "approve-rollback", "apply", "sign", "validate", "sign")
+    for actions in (("validate", "validate", "apply", "approve-rollback"), signed):
         for action in actions:
             step(action)
         incident.sql("UPDATE orders SET price = 1 WHERE order_id LIKE 'BFILL-%%'")

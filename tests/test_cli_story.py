@@ -83,7 +83,7 @@ def story(place: Place) -> Story:
     told.shell("validate", told.next())
     command = ["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(place.folder / "story-key")]
     subprocess.run(command, check=True)
-    told.shell("sign", told.next().replace("KEY", str(place.folder / "story-key")))
+    told.shell("sign", told.next().replace("PATH", str(place.folder / "story-key")))
     told.shell("verify", told.next())
     return told
 
@@ -142,7 +142,7 @@ def test_approve_names_what_is_missing_and_the_longest_trade_id_counts(story) ->
     missing = story.steps["approve without one"].refused("acknowledgements_missing")
     assert missing.endswith(f": a=b ({reason}).")
     lines = story.steps["approve"].out.splitlines()
-    assert lines[0].startswith("approved: 2 rows of plan ")
+    assert lines[0].startswith("to be written: 2 rows of plan ")
     assert {f"acknowledged {trade_id}: {WHY}" for trade_id in ("a", "a=b", "a=b=c", "held")} <= set(lines)
     assert re.fullmatch(r"valid until \d{4}-\d\d-\d\d \d\d:\d\d:\d\d UTC", lines[-1])
 

@@ -175,6 +175,33 @@ def test_a_reports_folder_without_room(ready, monkeypatch) -> None:
     assert "name another folder in RECON_REPORTS_DIR" in found["reports_folder"].detail
 
 
+# Signatures
+
+
+def test_signatures_are_told_as_they_are_required_and_verified(ready, tmp_path: Path) -> None:
+    assert checks(settings(ready))["signatures"].detail == (
+        "not required; RECON_ALLOWED_SIGNERS is unset, so none is verified"
+    )
+    allowed = tmp_path / "allowed_signers"
+    allowed.write_text("")
+    found = checks(settings(ready, recon_allowed_signers=allowed, recon_require_signature=True))
+    assert failed(found) == []
+    assert found["signatures"].detail == f"required; verified against {allowed}"
+
+
+def test_signatures_that_nobody_could_verify_fail(ready, tmp_path: Path, monkeypatch) -> None:
+    found = checks(settings(ready, recon_require_signature=True))
+    assert failed(found) == ["signatures"]
+    assert "every approval would be refused" in found["signatures"].detail
+    found = checks(settings(ready, recon_allowed_signers=tmp_path / "nowhere"))
+    assert failed(found) == ["signatures"]
+    assert found["signatures"].detail.startswith("allowed_signers_unreadable: ")
+    allowed = tmp_path / "allowed_signers"
+    allowed.write_text("")
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert "ssh-keygen" in checks(settings(ready, recon_allowed_signers=allowed))["signatures"].detail
+
+
 # Settings, and where each came from
 
 

@@ -119,9 +119,16 @@ def test_amounts_are_taken_as_they_are_written(monkeypatch) -> None:
     assert settings.flags()["RECON_EXIT_BACKFILL_DUST_ABS_QTY"] == "0.10000000000000000000000000000000000001"
 
 
-def test_the_flags_of_the_run_card_are_the_runbooks_and_two_more() -> None:
+def test_the_flags_of_the_run_card_are_the_runbooks_and_those_that_decide_beside_them() -> None:
     flags = load_settings().flags()
-    assert set(flags) == {*RUNBOOK_FLAGS, "RECON_EXIT_BACKFILL_BASE_FEE", "RECON_MAX_BATCH_ROWS"}
+    assert set(flags) == {
+        *RUNBOOK_FLAGS,
+        "RECON_REQUIRE_SIGNATURE",
+        "RECON_REQUIRE_SECOND_PERSON",
+        "RECON_APPROVAL_TTL_HOURS",
+        "RECON_EXIT_BACKFILL_BASE_FEE",
+        "RECON_MAX_BATCH_ROWS",
+    }
     assert (flags["ENABLE_RECON_EXIT_BACKFILL"], flags["RECON_EXIT_BACKFILL_DUST_REL_PCT"]) == ("false", "0.002")
 
 
@@ -162,7 +169,10 @@ def test_no_secret_shows_in_the_text_of_the_settings(monkeypatch) -> None:
 
 
 def test_the_env_file_of_the_nearest_folder_above_is_read(project, monkeypatch) -> None:
-    (project / ".env").write_text("RECON_MAX_BATCH_ROWS=7\nRECON_REPORTS_DIR=kept here\nRECON_HOME=home\nOTHER=1\n")
+    (project / ".env").write_text(
+        "RECON_MAX_BATCH_ROWS=7\nRECON_REPORTS_DIR=kept here\nRECON_HOME=home\nOTHER=1\n"
+        "RECON_ALLOWED_SIGNERS=ops/signers\n"
+    )
     below = project / "notebooks" / "deep"
     below.mkdir(parents=True)
     monkeypatch.chdir(below)
@@ -170,6 +180,7 @@ def test_the_env_file_of_the_nearest_folder_above_is_read(project, monkeypatch) 
     assert settings.recon_max_batch_rows == 7
     assert settings.recon_reports_dir == project / "kept here"
     assert settings.recon_home == project / "home"
+    assert settings.recon_allowed_signers == project / "ops" / "signers"
 
 
 def test_the_environment_goes_before_the_env_file(project, monkeypatch) -> None:
@@ -199,10 +210,14 @@ def test_absolute_folders_and_the_users_home_stay_what_they_are(project, monkeyp
     assert settings.recon_home == elsewhere / "recon"
     monkeypatch.setenv("RECON_REPORTS_DIR", "~/audits")
     assert load_settings().recon_reports_dir == elsewhere / "audits"
+    assert load_settings().recon_allowed_signers is None
+    monkeypatch.setenv("RECON_ALLOWED_SIGNERS", "~/signers")
+    assert load_settings().recon_allowed_signers == elsewhere / "signers"
 
 
 @pytest.mark.parametrize(
-    ("name", "kind"), [("RECON_REPORTS_DIR", ""), ("RECON_HOME", ""), ("RECON_EXCHANGE", "statement:")]
+    ("name", "kind"),
+    [("RECON_REPORTS_DIR", ""), ("RECON_HOME", ""), ("RECON_ALLOWED_SIGNERS", ""), ("RECON_EXCHANGE", "statement:")],
 )
 def test_the_home_of_nobody_is_refused(name, kind) -> None:
     assert name in refused(**{name: f"{kind}~nobody-known-here/x"})

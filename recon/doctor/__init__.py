@@ -12,6 +12,7 @@ from recon.doctor.exchange import exchange_checks
 from recon.doctor.folder import reports_check
 from recon.doctor.origins import settings_told
 from recon.doctor.rights import RIGHTS
+from recon.doctor.signing import signatures_check
 from recon.domain import Check
 from recon.errors import ReconError, UsageError
 from recon.pause import PauseState
@@ -36,6 +37,7 @@ def examine(settings: Settings, profile_id: str | None) -> list[Check]:
         *database,
         *(exchange_checks(work, profile_id) if database[0].ok else ()),
         *_pause(work, profile_id),
+        signatures_check(settings),
         reports_check(settings.recon_reports_dir),
     ]
 

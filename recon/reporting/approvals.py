@@ -12,14 +12,13 @@ from pathlib import Path
 from typing import Any
 
 from recon.agreement_audit import WRITTEN
-from recon.batches import Batch
+from recon.approval import NOT_SIGNED, NOT_VERIFIED
 from recon.domain import Check, Stage
-from recon.errors import ReconError
-from recon.record import APPROVALS
+from recon.errors import ReconError, Refused
 from recon.reporting.names import RECORD, STEMS
 from recon.reporting.seal import SealReading
 from recon.signatures import PLAN, signer
-from recon.stages.approved import approval_check
+from recon.stages.approved import approval_told, tells_of
 
 ACTIONS = {"approval": "apply", "rollback_approval": "rollback"}
 """What each kind of approval must say that it releases."""
@@ -36,9 +35,11 @@ def approvals_check(folder: Path, readings: Mapping[str, SealReading], allowed_s
             wrong.append(f"{name} is no approval.")
             continue
         wrong += _foreign(name, path.stem, document, readings)
-        reading = readings.get(f"{path.parent.name}.ipynb")
-        if path.stem == APPROVALS[0] and reading is not None and path.parent.name.startswith(STEMS[Stage.APPLY]):
-            wrong += [f"{name} {what}" for what in _unlike(document, reading.result or {})]
+        stem = path.parent.name
+        reading = readings.get(f"{stem}.ipynb")
+        if reading is not None and stem.startswith(STEMS[Stage(ACTIONS[path.stem])]):
+            is_signed = path.with_name(f"{path.name}.sig").is_file()
+            wrong += [f"{name} {what}" for what in _unlike(document, reading.result or {}, is_signed)]
         try:
             told.setdefault(_signed(path, document, allowed_signers), []).append(name)
         except ReconError as error:
@@ -66,30 +67,32 @@ def _foreign(name: str, kind: str, document: Mapping[str, Any], readings: Mappin
         yield f"{name} releases {action!r}, expected {ACTIONS[kind]!r}."
 
 
-def _unlike(document: Mapping[str, Any], result: Mapping[str, Any]) -> Iterator[str]:
-    """In what an approval differs from what the report of the apply that it released says."""
+def _unlike(document: Mapping[str, Any], result: Mapping[str, Any], is_signed: bool) -> Iterator[str]:
+    """In what an approval differs from what the report of the stage that it released says."""
     if not result or "code" in result:
         return
     if document.get("plan_digest") != result["plan_digest"]:
         yield f"is of plan {document.get('plan_digest')}, the report says {result['plan_digest']}."
     written = {item["order_id"] for item in result["items"] if item["decision"] in WRITTEN}
-    if written ^ set(document.get("items") or ()):
+    if result["stage"] == Stage.APPLY and written ^ set(document.get("items") or ()):
         yield "does not release the rows that the report says were written."
-    said = approval_check(Batch(str(document.get("batch_id")), "", None, approval=dict(document)))
+    said = approval_told(document)
     for check in result["checks"]:
-        if check["name"] == said.name and not check["detail"].startswith(said.detail):
-            yield f"says {said.detail}, the report {check['detail']}."
+        if check["name"] == "approved" and not tells_of(check["detail"], said, is_signed):
+            yield f"says {said}; {'signed' if is_signed else NOT_SIGNED}, the report {check['detail']}."
 
 
 def _signed(path: Path, document: Mapping[str, Any], allowed_signers: Path | None) -> str:
     """What can be said of the signature; the key counts if it was allowed when the approval was given."""
     signature = path.with_name(f"{path.name}.sig")
     if not signature.is_file():
-        return "not signed"
+        return NOT_SIGNED
     if allowed_signers is None:
-        return "signed, not checked: RECON_ALLOWED_SIGNERS is unset"
+        return NOT_VERIFIED
     text = signature.read_bytes().decode("utf-8", errors="replace")
     who = signer(path.read_bytes(), text, PLAN, allowed_signers, at=_instant(document.get("approved_at")))
+    if who != document.get("by"):
+        raise Refused("signer_mismatch", f"it is {who!r} who signed, and {document.get('by')!r} who approved.")
     return f"signed by {who}"
 
 

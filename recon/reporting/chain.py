@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 
+from recon.approval import NOT_SIGNED, NOT_VERIFIED
 from recon.domain import Check
 from recon.errors import ReconError
 from recon.reporting.manifest import Manifest, lasting, parse, read_chain
@@ -56,9 +57,9 @@ def signature_check(folder: Path, last: Manifest, allowed_signers: Path | None) 
         signature = folder / f"{name}.sig"
         if not signature.is_file():
             if name == MANIFEST:
-                told.append("not signed")
+                told.append(NOT_SIGNED)
         elif allowed_signers is None:
-            told.append(f"{name} is signed, not checked: RECON_ALLOWED_SIGNERS is unset")
+            told.append(f"{name} is {NOT_VERIFIED}")
         else:
             try:
                 told.append(f"{name} is signed by {_signer(folder / name, signature, allowed_signers)}")

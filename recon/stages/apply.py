@@ -14,6 +14,7 @@ from sqlalchemy.exc import DBAPIError
 
 from recon import audit, batches
 from recon.allocation import TradeKey
+from recon.approval import require_valid, signature_told
 from recon.batches import Action, Batch
 from recon.criteria import differences
 from recon.database import first_line, transaction
@@ -34,7 +35,7 @@ from recon.evidence import UnitKey
 from recon.identity import canonical_json, canonical_symbol, canonical_time
 from recon.plan import Plan, Scope, build_plan
 from recon.stages.apply_result import Applied, apply_result
-from recon.stages.approved import altered_rows, released_items
+from recon.stages.approved import altered_rows, approval_check, released_items
 from recon.stages.dry_run import require_enabled
 from recon.stages.gather import gather, wanted
 from recon.stages.writing import Held, write
@@ -50,8 +51,8 @@ def apply(work: Workspace, profile_id: str, batch_id: str) -> StageResult:
     """Write the approved rows, their audit rows and the batch's state together; writes.
 
     On a batch that is applied already it compares the approved rows with `orders`, appends SKIP_EXISTING rows
-    and writes nothing else. Raises `Refused`: backfill_disabled, dry_run_only, illegal_transition, not_approved,
-    approval_expired, stale_plan, existing_row_differs, and those of `writing.write`.
+    and writes nothing else. Raises `Refused`: backfill_disabled, dry_run_only, illegal_transition, stale_plan,
+    existing_row_differs, and those of `approval.require_valid` and `writing.write`.
     """
     require_enabled(work)
     if work.settings.recon_exit_backfill_dry_run:
@@ -65,7 +66,7 @@ def apply(work: Workspace, profile_id: str, batch_id: str) -> StageResult:
         now = work.now(connection)
     if batch.state is not State.APPROVED:
         return _compare(work, batch, now)
-    _require_valid(batch, now)
+    require_valid(batch.approval, Action.APPLY, batch, work.settings, now)
     snapshot = work.fetch(profile_id, now, asked, _window(batch))
     try:
         done, written = write(
@@ -82,24 +83,12 @@ def _window(batch: Batch) -> Window | None:
     return Window(datetime.fromisoformat(stored["start"]), datetime.fromisoformat(stored["end"])) if stored else None
 
 
-def _require_valid(batch: Batch, now: datetime) -> None:
-    approval = batch.approval or {}
-    if approval.get("plan_digest") != batch.plan_digest:
-        raise Refused("not_approved", f"The approval is not of this plan. {batch.next_command()}")
-    if now >= datetime.fromisoformat(approval["expires_at"]):
-        raise Refused(
-            "approval_expired",
-            f"The approval expired at {approval['expires_at']}; it is now {canonical_time(now)}. Approve again, or run "
-            "dry-run again first.",
-        )
-
-
 def _void(work: Workspace, batch: Batch, now: datetime) -> None:
-    """Send the batch back to planned, in a transaction of its own."""
+    """Send the batch back to planned, in a transaction of its own; the void approval stays there to be read."""
     with transaction(work.engine) as connection:
         held = batches.load(connection, batch.batch_id, batch.profile_id, lock=True)
         if held.state is State.APPROVED and held.approval == batch.approval:
-            batches.save(connection, held.moved(Action.STALE, approval=None), actor=work.actor, now=now)
+            batches.save(connection, held.moved(Action.STALE), actor=work.actor, now=now)
 
 
 def _write(work: Workspace, held: Held, approval: dict[str, Any] | None, snapshot: Snapshot | None) -> Applied:
@@ -109,8 +98,9 @@ def _write(work: Workspace, held: Held, approval: dict[str, Any] | None, snapsho
         raise Refused("already_running", "Another apply of this batch ended just now; run again to compare its rows.")
     if batch.approval != approval:
         raise Refused("not_approved", f"The approval changed meanwhile. {batch.next_command()}")
-    _require_valid(batch, held.now)
+    signed = require_valid(batch.approval, Action.APPLY, batch, work.settings, held.now)
     plan = _recompute(work, held, snapshot)
+    _require_acknowledged(batch, plan)
     approved = set((batch.approval or {})["items"])
     released = [item for item in plan.items if item.writes and item.order_id in approved]
     targets = [judgement.lifecycle for judgement in plan.judgements]
@@ -133,8 +123,12 @@ def _write(work: Workspace, held: Held, approval: dict[str, Any] | None, snapsho
         now=held.now,
     )
     batches.save(connection, batch.moved(Action.APPLY), actor=work.actor, now=held.now)
-    checks = (Check("pause_confirmed", True, held.pause.detail), *checks)
-    return Applied(tuple(decisions), left, checks, lifecycles)
+    checks = (
+        approval_check(batch.approval, signed),
+        Check("pause_confirmed", True, held.pause.detail),
+        *checks,
+    )
+    return Applied(tuple(decisions), left, signed, checks, lifecycles)
 
 
 def _require_way_back(held: Held, order_ids: Sequence[str]) -> None:
@@ -173,6 +167,19 @@ def _recompute(work: Workspace, held: Held, snapshot: Snapshot | None) -> Plan:
             "run dry-run, review and approve again.",
         )
     return plan
+
+
+def _require_acknowledged(batch: Batch, plan: Plan) -> None:
+    """What needs a word of the approver is decided by the plan just computed, not by what the batch's row says."""
+    given = (batch.approval or {})["acknowledgements"]
+    needing = [judgement.lifecycle.trade_id for judgement in plan.judgements if judgement.needs_acknowledgement]
+    missing = [trade_id for trade_id in needing if trade_id not in given]
+    if missing:
+        raise Refused(
+            "not_approved",
+            f"The approval acknowledges nothing about {', '.join(missing)}, and these trades need it. Nothing was "
+            "written; run dry-run, review and approve again.",
+        )
 
 
 def _what_changed(batch: Batch, plan: Plan) -> str:
@@ -275,9 +282,12 @@ def _compare(work: Workspace, batch: Batch, now: datetime) -> StageResult:
     detail = (
         "; ".join(f"{order_id} {what}" for order_id, what in wrong.items()) or f"{count(len(same), 'row')} as approved"
     )
-    applied = Applied(
-        tuple((item, Decision.SKIP_EXISTING) for item in same), (), (Check("rows_as_approved", not wrong, detail),), ()
+    sound, signed = signature_told(batch.approval, work.settings)
+    checks = (
+        approval_check(batch.approval, signed, ok=sound),
+        Check("rows_as_approved", not wrong, detail),
     )
+    applied = Applied(tuple((item, Decision.SKIP_EXISTING) for item in same), (), signed, checks, ())
     result = apply_result(batch, applied, None)
     if wrong:
         message = f"The batch was applied, but rows are no longer as approved: {detail}. Find out who changed them."

@@ -9,16 +9,17 @@ from decimal import Decimal
 from recon.allocation import TradeKey
 from recon.batches import Batch
 from recon.domain import Cell, Check, Decision, Item, Stage, StageResult, Table, Verdict
-from recon.stages.approved import acknowledgements, approval_check
+from recon.stages.approved import acknowledgements
 from recon.stages.writing import Written
 
 
 @dataclass(frozen=True, slots=True)
 class Applied:
-    """What one apply did: each released item with its decision, what it left, and the checks that held."""
+    """What one apply did: each released item with its decision, what it left, how its approval is signed, checks."""
 
     decisions: tuple[tuple[Item, Decision], ...]
     left: tuple[Item, ...]
+    signed: str
     checks: tuple[Check, ...]
     lifecycles: tuple[tuple[TradeKey, Decimal, Decimal], ...]
 
@@ -35,7 +36,7 @@ def apply_result(batch: Batch, done: Applied, written: Written | None) -> StageR
         batch.batch_id,
         Verdict.DONE,
         plan_digest=batch.plan_digest,
-        checks=(approval_check(batch), *done.checks),
+        checks=done.checks,
         counts=dict(sorted(counts.items())),
         items=items,
         message=committed,
@@ -44,7 +45,7 @@ def apply_result(batch: Batch, done: Applied, written: Written | None) -> StageR
             "left_open": _left(done),
             "acknowledgements": acknowledgements(batch),
             "invariants": _lifecycles(done),
-            "transaction": _transaction(batch, written),
+            "transaction": _transaction(batch, done, written),
         },
     )
 
@@ -91,11 +92,13 @@ def _lifecycles(done: Applied) -> Table:
     )
 
 
-def _transaction(batch: Batch, written: Written | None) -> Table:
+def _transaction(batch: Batch, done: Applied, written: Written | None) -> Table:
     approval = batch.approval or {}
     facts: list[tuple[Cell, ...]] = [
         ("approved by", approval.get("by")),
+        ("approved at", approval.get("approved_at")),
         ("approval expires", approval.get("expires_at")),
+        ("signature", done.signed),
         ("plan digest", batch.plan_digest),
         ("outcome", written.outcome.value if written else "nothing to commit to orders: applied before"),
     ]

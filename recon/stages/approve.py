@@ -1,96 +1,101 @@
-"""Approve: a named person releases the rows of one plan, and acknowledges what stays open (runbook section 6)."""
+"""Approve: a named person releases the rows of one plan and acknowledges what stays open, or releases a rollback.
+
+Runbook section 6, rules.md 12.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
-from datetime import datetime, timedelta
-from decimal import Decimal
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from pathlib import Path
 from typing import Any
 
+from sqlalchemy.engine import Connection
+
 from recon import audit, batches
-from recon.batches import Action
-from recon.database import transaction
+from recon.batches import Action, Batch
 from recon.domain import BATCH_REASONS, Decision, Item, Reason
 from recon.errors import Refused
-from recon.identity import canonical_decimal, canonical_time
 from recon.plan import item_from
-from recon.wording import count
-from recon.workspace import Workspace
-
-VALID_FOR = timedelta(hours=24)
-"""How long an approval may be applied: the facts it rests on grow old."""
+from recon.stages.approved import owned_items
+from recon.stages.release import Approval, Draft, release, show_nothing
+from recon.workspace import Workspace, reflect
 
 
-@dataclass(frozen=True, slots=True)
-class Approval:
-    """What was approved: the digest, the released rows, who, until when, and what was acknowledged by trade."""
-
-    batch_id: str
-    plan_digest: str
-    by: str
-    expires_at: datetime
-    released: tuple[Item, ...]
-    acknowledgements: Mapping[str, str]
-    profile_id: str
-
-    def document(self) -> dict[str, Any]:
-        """The document that is approved and that apply executes."""
-        return {
-            "batch_id": self.batch_id,
-            "profile_id": self.profile_id,
-            "plan_digest": self.plan_digest,
-            "items": [item.order_id for item in self.released],
-            "acknowledgements": dict(self.acknowledgements),
-            "by": self.by,
-            "expires_at": canonical_time(self.expires_at),
-        }
-
-
-def approve(work: Workspace, batch_id: str, by: str, acknowledge: Sequence[str] = ()) -> Approval:
+def approve(
+    work: Workspace,
+    batch_id: str,
+    by: str,
+    acknowledge: Sequence[str] = (),
+    *,
+    key: Path | None = None,
+    show: Callable[[Approval], None] = show_nothing,
+) -> Approval:
     """Record an approval of the batch's plan and one PENDING_APPLY audit row per released item; writes.
 
-    `acknowledge` are `TRADE_ID=WHY` texts. Raises `Refused`: unknown_batch, illegal_transition,
+    `acknowledge` are `TRADE_ID=WHY` texts. Raises `Refused`: unknown_batch, illegal_transition, name_missing,
     nothing_to_approve, batch_wide_reason, unknown_trade, nothing_to_acknowledge, reason_missing,
-    acknowledged_twice, acknowledgements_missing.
+    acknowledged_twice, acknowledgements_missing; and what `release` raises, which takes `key` and `show`.
     """
-    if not by.strip():
-        raise Refused("name_missing", "--by is empty; an approval names the person who gives it.")
-    with transaction(work.engine) as connection:
-        batch = batches.load(connection, batch_id, lock=True)
-        if batch.state is None:
-            raise Refused("unknown_batch", f"There is no batch {batch_id}. `recon status` lists them.")
-        approved = batch.moved(Action.APPROVE)
-        plan = batch.plan or {}
-        given = _acknowledgements(plan, acknowledge)
-        released = _released(plan, given)
-        now = work.now(connection)
-        approval = Approval(batch_id, batch.plan_digest or "", by, now + VALID_FOR, released, given, batch.profile_id)
-        batches.save(connection, replace(approved, approval=approval.document()), actor=work.actor, now=now)
+    person = _named(by)
+
+    def draft(connection: Connection, batch: Batch) -> Draft:
+        given = _acknowledgements(batch.plan or {}, acknowledge)
+        return Draft(Action.APPLY, _released(batch.plan or {}, given), given)
+
+    def record(connection: Connection, batch: Batch, approval: Approval) -> None:
+        approved = batch.moved(Action.APPROVE, approval=approval.document())
+        batches.save(connection, approved, actor=work.actor, now=approval.approved_at)
         audit.append(
             connection,
             batch_id=batch_id,
             profile_id=batch.profile_id,
-            decisions=[(item, Decision.PENDING_APPLY) for item in released],
+            decisions=[(item, Decision.PENDING_APPLY) for item in approval.released],
             plan_digest=batch.plan_digest,
-            actor=by,
-            now=now,
+            actor=person,
+            now=approval.approved_at,
         )
-    return approval
+
+    return release(work, partial(_load, batch_id, Action.APPROVE), person, draft, record, key=key, show=show)
 
 
-def summary(approval: Approval) -> list[str]:
-    """What was released, per symbol and reason, one line each, for the person who approved it."""
-    groups: dict[tuple[str, Reason], list[Item]] = {}
-    for item in approval.released:
-        groups.setdefault((item.symbol, item.reason), []).append(item)
-    lines = []
-    for (symbol, reason), items in sorted(groups.items()):
-        qty = sum((item.qty or Decimal(0) for item in items), Decimal(0))
-        notional = sum(((item.qty or Decimal(0)) * (item.price or Decimal(0)) for item in items), Decimal(0))
-        sums = f"quantity {canonical_decimal(qty)}, notional {canonical_decimal(notional)}"
-        lines.append(f"{symbol} {reason}: {count(len(items), 'row')}, {sums}")
-    return lines
+def approve_rollback(
+    work: Workspace,
+    batch_id: str,
+    by: str,
+    *,
+    key: Path | None = None,
+    show: Callable[[Approval], None] = show_nothing,
+) -> Approval:
+    """Record an approval of canceling the rows that the batch owns now; writes the batch's row alone.
+
+    Raises `Refused`: unknown_batch, illegal_transition, name_missing, row_changed; and what `release` raises.
+    """
+
+    def draft(connection: Connection, batch: Batch) -> Draft:
+        own, _ = owned_items(connection, reflect(connection, batch.profile_id), batch)
+        return Draft(Action.ROLLBACK, tuple(own), {})
+
+    def record(connection: Connection, batch: Batch, approval: Approval) -> None:
+        approved = batch.moved(Action.APPROVE_ROLLBACK, rollback_approval=approval.document())
+        batches.save(connection, approved, actor=work.actor, now=approval.approved_at)
+
+    load = partial(_load, batch_id, Action.APPROVE_ROLLBACK)
+    return release(work, load, _named(by), draft, record, key=key, show=show)
+
+
+def _named(by: str) -> str:
+    if not by.strip():
+        raise Refused("name_missing", "--by is empty; an approval names the person who gives it.")
+    return by.strip()
+
+
+def _load(batch_id: str, action: Action, connection: Connection, lock: bool) -> Batch:
+    batch = batches.load(connection, batch_id, lock=lock)
+    if batch.state is None:
+        raise Refused("unknown_batch", f"There is no batch {batch_id}. `recon status` lists them.")
+    batch.after(action)
+    return batch
 
 
 def _acknowledgements(plan: Mapping[str, Any], texts: Sequence[str]) -> dict[str, str]:

@@ -133,7 +133,8 @@ def _record(
         after = reflect(connection, plan.profile_id).digest(connection, plan.profile_id)
         checks = (*checks, _unchanged(reading.digest, after))
         stored = plan_record(plan, snapshot, reading.trade_digests) | {
-            "failed_checks": [check.name for check in checks if check.name in PROOFS and not check.ok]
+            "failed_checks": [check.name for check in checks if check.name in PROOFS and not check.ok],
+            "planned_by": work.actor,
         }
         planned = batch.moved(
             Action.DRY_RUN, scope=scope_document(work.scope), plan=stored, plan_digest=plan.digest, approval=None

@@ -9,11 +9,12 @@ from decimal import Decimal
 
 from recon import audit, batches
 from recon.allocation import TradeKey
+from recon.approval import require_valid
 from recon.batches import Action
 from recon.database import transaction
 from recon.domain import Check, Item, Stage, StageResult, State, Table, Verdict
 from recon.errors import ReconError, Refused
-from recon.stages.approved import acknowledgements, altered_rows, released_items
+from recon.stages.approved import acknowledgements, altered_rows, approval_check, owned_items
 from recon.stages.writing import Held, Written, write
 from recon.wording import count
 from recon.workspace import Workspace
@@ -34,34 +35,26 @@ def rollback(work: Workspace, profile_id: str, batch_id: str) -> StageResult:
     """Set the batch's own rows to canceled and mark its audit rows as reverted, in one transaction; writes.
 
     Rows that another live batch owns are listed and left alone. A second rollback does nothing. Raises `Refused`:
-    illegal_transition, row_changed, and those of `writing.write`.
+    illegal_transition, row_changed, those of `writing.write`, and, when RECON_REQUIRE_SIGNATURE is true,
+    rollback_not_approved and those of `approval.require_valid`.
     """
     with transaction(work.engine, read_only=True) as connection:
         batch = batches.load(connection, batch_id, profile_id)
         batch.after(Action.ROLLBACK)
+        now = work.now(connection)
     if batch.state is State.ROLLED_BACK:
         done = RolledBack((), (), 0, (Check("already_rolled_back", True, "nothing to do"),), ())
         return _result(profile_id, batch, done, None)
+    if work.settings.recon_require_signature:
+        require_valid(batch.rollback_approval, Action.ROLLBACK, batch, work.settings, now)
     done, written = write(work, profile_id, batch_id, Action.ROLLBACK, lambda held: _roll_back(work, held))
     return _result(profile_id, batch, done, written)
 
 
 def _roll_back(work: Workspace, held: Held) -> RolledBack:
     connection, orders, batch = held.connection, held.orders, held.batch
-    items = {item.order_id or "": item for item in released_items(batch)}
-    touched = audit.touched_ids(connection, batch.profile_id, batch.batch_id)
-    owner = audit.owners(connection, batch.profile_id, touched)
-    mine = {order_id for order_id in touched if owner.get(order_id) == batch.batch_id}
-    own = [items[order_id] for order_id in sorted(mine & items.keys())]
-    others = tuple((order_id, owner.get(order_id, "none")) for order_id in sorted(touched - mine))
-    wrong = altered_rows(connection, orders, batch.profile_id, own)
-    wrong |= dict.fromkeys(sorted(mine - items.keys()), "is not in the approved plan")
-    if wrong:
-        listed = "; ".join(f"{order_id} {what}" for order_id, what in wrong.items())
-        raise Refused(
-            "row_changed",
-            f"Rows are no longer as this batch wrote them: {listed}. Nothing was changed; find out who changed them.",
-        )
+    own, others = owned_items(connection, orders, batch)
+    approved = _approved(work, held, own)
     ids = [item.order_id or "" for item in own]
     before = {(one.symbol, one.trade_id): one.open_qty for one in orders.lifecycles(connection, batch.profile_id)}
     bystanders = orders.digest(connection, batch.profile_id, without=ids)
@@ -72,9 +65,29 @@ def _roll_back(work: Workspace, held: Held) -> RolledBack:
         if not check.ok:
             raise ReconError("invariant_violated", f"{check.name}: {check.detail}. Nothing was written; report this.")
     batches.save(connection, batch.moved(Action.ROLLBACK), actor=work.actor, now=held.now)
-    return RolledBack(
-        tuple(own), others, reverted, (Check("pause_confirmed", True, held.pause.detail), *checks), lifecycles
-    )
+    checks = (*approved, Check("pause_confirmed", True, held.pause.detail), *checks)
+    return RolledBack(tuple(own), others, reverted, checks, lifecycles)
+
+
+def _approved(work: Workspace, held: Held, own: Sequence[Item]) -> tuple[Check, ...]:
+    """The approval of exactly these rows, as a check; none where signatures, and so approvals, are not required.
+
+    Raises `Refused` (rollback_not_approved) and what `approval.require_valid` raises.
+    """
+    if not work.settings.recon_require_signature:
+        return ()
+    batch = held.batch
+    signed = require_valid(batch.rollback_approval, Action.ROLLBACK, batch, work.settings, held.now)
+    document = batch.rollback_approval or {}
+    apart = sorted(set(document["items"]) ^ {item.order_id or "" for item in own})
+    if apart:
+        raise Refused(
+            "rollback_not_approved",
+            "The approved rollback does not name exactly the rows that would be canceled; apart are "
+            f"{', '.join(apart)}. Nothing was changed. Approve it again: "
+            f"{batch.approve_command(rollback=True, key=True)}",
+        )
+    return (approval_check(document, signed),)
 
 
 def _invariants(
