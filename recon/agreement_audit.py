@@ -100,6 +100,7 @@ def findings(
     strange = Counter({line: n for line, n in (found - least).items() if not _may_be(line, found[line], known, plans)})
     yield from _unlike(missing, strange)
     yield from _uneven({line: found[line] for line in known if line not in missing and line.decision not in WRITTEN})
+    yield from _unaccompanied(found, least, missing, results)
     told = _told_actors(results, actors)
     told.update((line, printable(approver or "")) for line in least if line.decision == Decision.PENDING_APPLY)
     yield from _wrong_actors(rows, told, missing)
@@ -158,6 +159,28 @@ def _uneven(found: Mapping[Line, int]) -> Iterator[str]:
         for line in lines:
             if found[line] != usual:
                 yield f"{line.name} is there {count(found[line], 'time')}, the rest of its plan {usual}"
+
+
+def _unaccompanied(
+    found: Mapping[Line, int],
+    least: Mapping[Line, int],
+    missing: Collection[Line],
+    results: Iterable[Mapping[str, Any]],
+) -> Iterator[str]:
+    """A dry run speaks of its candidates and its refusals at once: beyond the reports, both are there equally often."""
+    plans: dict[str | None, tuple[set[Line], set[Line]]] = {}
+    for result in results:
+        if result["stage"] == Stage.DRY_RUN:
+            candidates, refusals = plans.setdefault(result["plan_digest"], (set(), set()))
+            lines = {reported_line(item, result) for item in result["items"]}
+            refusals |= {line for line in lines if line.decision == Decision.NO_GO}
+            candidates |= {line for line in lines if line.decision != Decision.NO_GO}
+    for candidates, refusals in plans.values():
+        more = {found[line] - least[line] for line in candidates}
+        for line in sorted(refusals - set(missing), key=lambda line: line.name):
+            if more and found[line] - least[line] not in more:
+                expected = " or ".join(str(least[line] + number) for number in sorted(more))
+                yield f"{line.name} is there {count(found[line], 'time')}, expected {expected}"
 
 
 def _told_actors(results: Iterable[Mapping[str, Any]], actors: Mapping[str, str]) -> Counter[tuple[Line, str | None]]:

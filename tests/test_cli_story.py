@@ -165,7 +165,7 @@ def test_the_folder_holds_every_run_three_times_and_describes_itself(story) -> N
     }
     for name in expected:
         assert (story.folder / name).stat().st_mode & 0o222 == 0
-    assert json.loads((story.folder / "manifest.json").read_text())["profile_id"] == PROFILE
+    assert json.loads((story.folder / "manifest.json").read_text())["predicate"]["profile_id"] == PROFILE
     subprocess.run(["sha256sum", "--strict", "--quiet", "-c", "SHA256SUMS"], cwd=story.folder, check=True)
 
 
