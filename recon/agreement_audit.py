@@ -155,7 +155,8 @@ def _uneven(found: Mapping[Line, int]) -> Iterator[str]:
     for line in sorted(found, key=lambda line: line.name):
         groups.setdefault((line.plan_digest, line.decision), []).append(line)
     for lines in groups.values():
-        [(usual, _)] = Counter(found[line] for line in lines).most_common(1)
+        often = Counter(found[line] for line in lines)
+        usual = min(often, key=lambda times: (-often[times], times))
         for line in lines:
             if found[line] != usual:
                 yield f"{line.name} is there {count(found[line], 'time')}, the rest of its plan {usual}"

@@ -18,13 +18,13 @@ from incidents import Incident
 
 from recon.reporting import verify as verify_module
 from recon.reporting.manifest import parse, read_manifest, statement
-from recon.reporting.names import INDEX, MANIFEST, RECORD, SUMS, sha256
+from recon.reporting.names import MANIFEST, MANIFESTS, RECORD, SUMS, sha256
 from recon.reporting.seal import SealReading, read_report
 
 SIGNER, OTHER = "alice@example.org", "bob@example.org"
 
-LIVES = {"standing": ("apply", "validate"), "undone": ("apply", "rollback")}
-"""Batches and what becomes of them once they are approved."""
+LIVES = {"standing": ("apply", "validate", "sign"), "undone": ("apply", "rollback")}
+"""Batches and what becomes of them once they are approved; the second one is not signed."""
 
 
 class Keys:
@@ -79,6 +79,9 @@ def keep(place: Place, keys: Keys, batch: str, stages: tuple[str, ...] = ()) -> 
     by = ("--batch-id", batch, "--by", SIGNER, "--key", keys.of(SIGNER))
     assert console.inside("approve", *by, "--acknowledge", "T3=moved").status == 0
     for stage in stages:
+        if stage == "sign":
+            kept.sign()
+            continue
         if stage == "rollback":
             assert console.inside("approve", "--rollback", *by).status == 0
         answer = console.stage(stage, incident.profile, batch)
@@ -123,7 +126,11 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def covered_up(folder: Path) -> None:
-    """Make everything agree with the files as they are now, as somebody would who knows recon and has no key."""
+    """Make everything agree with the files as they are now, as somebody would who knows recon and has no key.
+
+    The manifests that were replaced speak against it, so they go.
+    """
+    shutil.rmtree(folder / MANIFESTS, ignore_errors=True)
     manifest = read_manifest(folder)
     runs = []
     for run in manifest.runs:
@@ -131,13 +138,17 @@ def covered_up(folder: Path) -> None:
         facts = _rewritten(record)
         runs.append({key: run[key] for key in ("report", "stage", "verdict")} | facts)
     entries = tuple(entry | {"sha256": sha256(folder / entry["name"])} for entry in manifest.files)
-    subjects = {name: sha256(folder / name) for name in manifest.digests}
-    data = statement(replace(manifest, files=entries, runs=tuple(runs), subjects=subjects))
+    subjects = {name: sha256(folder / name) for name in manifest.digests if not name.startswith(MANIFESTS)}
+    data = statement(replace(manifest, files=entries, runs=tuple(runs), subjects=subjects, previous=None))
     (folder / MANIFEST).write_bytes(data)
+    summed(folder)
+    assert parse(data, MANIFEST).data == data
+
+
+def summed(folder: Path) -> None:
+    """Write SHA256SUMS anew over the files as they are."""
     names = [name for name in files(folder) if name != SUMS]
     (folder / SUMS).write_text("".join(f"{sha256(folder / name)}  {name}\n" for name in names))
-    assert parse(data, MANIFEST).data == data
-    assert INDEX in names
 
 
 def _rewritten(record: Path) -> dict[str, Any]:

@@ -13,7 +13,7 @@ import nbformat
 import pytest
 from console import Place
 from incidents import pause_switch
-from tampering import LIVES, OTHER, Kept, Keys, covered_up, files, flipped, keep, quick, writable
+from tampering import LIVES, Kept, Keys, covered_up, files, flipped, keep, quick, summed, writable
 
 from recon.agreement import database_checks
 from recon.domain import Check
@@ -49,6 +49,7 @@ def kept(
         for table in TABLES:
             sql(f"ALTER TABLE {table} DISABLE TRIGGER ALL")
             sql(f"CREATE TABLE kept.{table} AS SELECT * FROM {table}")
+        restore(made["standing"])
         yield made
     server.drop_database("tampering")
 
@@ -106,19 +107,10 @@ def test_a_file_that_is_missing_added_or_empty_is_named(kept, life, tmp_path, qu
 # With a signature
 
 
-@pytest.fixture(scope="module")
-def signed(kept: dict[str, Kept], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Kept]:
-    """The validated folder, signed; the batch is put back afterwards, and the folder was a copy."""
-    standing = kept["standing"]
-    before = tmp_path_factory.mktemp("before") / "standing"
-    shutil.copytree(standing.folder, before)
-    standing.sign()
-    place = tmp_path_factory.mktemp("signed")
-    shutil.copytree(standing.folder, place / "standing")
-    yield Kept(standing.incident, standing.console, place / "standing", standing.keys)
-    shutil.rmtree(standing.folder)
-    shutil.copytree(before, standing.folder)
-    restore(standing)
+@pytest.fixture
+def signed(kept: dict[str, Kept]) -> Kept:
+    """The folder that is signed."""
+    return kept["standing"]
 
 
 def restore(kept: Kept, *tables: str) -> None:
@@ -136,7 +128,7 @@ def test_a_change_that_is_covered_up_is_found_by_the_signature_in_any_file(signe
     whole = signed.copy(tmp_path / "whole")
     assert told(verify_folder(whole, allowed)) == ""
     for name in names:
-        if name in ("SHA256SUMS", "manifest.json", "manifest.json.sig"):
+        if name in ("SHA256SUMS", "manifest.json", "manifest.json.sig") or name.startswith("manifests/"):
             continue
         folder = writable(Path(shutil.copytree(whole, tmp_path / "attacked")))
         path = folder / name
@@ -153,54 +145,44 @@ def test_a_change_that_is_covered_up_is_found_by_the_signature_in_any_file(signe
 
 def test_without_a_signature_a_covered_up_page_is_not_found(kept, tmp_path, quick) -> None:
     """The control: it is the signature that finds it."""
-    folder = kept["standing"].copy(tmp_path)
+    folder = kept["undone"].copy(tmp_path)
     (folder / "03_apply.html").write_bytes(b"<p>a kinder page</p>")
     assert "03_apply.html was changed." in told(verify_folder(folder))
     covered_up(folder)
-    checks = verify_folder(folder, kept["standing"].keys.allowed)
+    checks = verify_folder(folder, kept["undone"].keys.allowed)
     assert told(checks) == ""
     assert checks[-1].detail == "not signed"
 
 
-def test_a_sealed_result_that_is_forged_in_every_place_is_found_by_the_signature_alone(signed, kept, tmp_path) -> None:
-    for given in (kept["standing"].folder, signed.folder):
-        folder = writable(Path(shutil.copytree(given, tmp_path / f"forged-{given.parent.name}")))
-        notebook = nbformat.read(folder / "04_validate.ipynb", 4)
-        payload = notebook.cells[-1].outputs[0].data[SEAL_TYPE]
-        payload["result"]["checks"][0]["detail"] = "all is well"
-        payload["sha256"] = digest(payload["result"])
-        nbformat.write(notebook, folder / "04_validate.ipynb")
-        saved = payload["result"] | {"report": "04_validate.ipynb"}
-        (folder / "04_validate.json").write_text(json.dumps(saved))
-        covered_up(folder)
-        (folder.parent / "standing").mkdir(exist_ok=True)
-        said = told(verify_folder(folder, signed.keys.allowed))
-        found = [line for line in said.splitlines() if not line.startswith("one_batch")]
-        if given == signed.folder:
-            assert len(found) == 1
-            assert found[0].startswith("signature: manifest.json.sig does not sign manifest.json: ")
-        else:
-            assert found == []
+@pytest.mark.parametrize("life", LIVES)
+def test_a_sealed_result_that_is_forged_in_every_place_is_found_by_the_signature_alone(kept, life, tmp_path) -> None:
+    folder = kept[life].copy(tmp_path)
+    notebook = nbformat.read(folder / "03_apply.ipynb", 4)
+    payload = notebook.cells[-1].outputs[0].data[SEAL_TYPE]
+    payload["result"]["checks"][-1]["detail"] = "all is well"
+    payload["sha256"] = digest(payload["result"])
+    nbformat.write(notebook, folder / "03_apply.ipynb")
+    (folder / "03_apply.json").write_text(json.dumps(payload["result"] | {"report": "03_apply.ipynb"}))
+    covered_up(folder)
+    said = told(verify_folder(folder, kept[life].keys.allowed)).splitlines()
+    if life == "standing":
+        assert len(said) == 1
+        assert said[0].startswith("signature: manifest.json.sig does not sign manifest.json: ")
+    else:
+        assert said == [], "the control: nobody signed it"
 
 
 def test_a_bit_of_the_signature_that_is_listed_anew_is_found(signed, tmp_path, quick) -> None:
     folder = signed.copy(tmp_path)
     path = folder / "manifest.json.sig"
     size = path.stat().st_size
-    for at in range(30, size - 30, 7):
+    for at in range(0, size, 5):
         with flipped(path, at, 0):
-            covered_sums(folder)
-            assert "signature: manifest.json.sig does not sign manifest.json" in told(
-                verify_folder(folder, signed.keys.allowed)
-            ), at
-    covered_sums(folder)
+            summed(folder)
+            said = told(verify_folder(folder, signed.keys.allowed))
+            assert "signature: manifest.json.sig does not sign manifest.json" in said, at
+    summed(folder)
     assert told(verify_folder(folder, signed.keys.allowed)) == ""
-
-
-def covered_sums(folder: Path) -> None:
-    manifest = (folder / "manifest.json").read_bytes()
-    covered_up(folder)
-    assert (folder / "manifest.json").read_bytes() == manifest
 
 
 def test_an_approval_with_another_signer_or_content_is_found(signed, tmp_path) -> None:
@@ -262,10 +244,7 @@ def test_every_changed_cell_of_every_audit_row_is_found_and_the_row_named(kept, 
     assert database(batch) == ""
     assert {name for name, _, _ in columns(batch, table)} == set(AUDIT_COLUMNS)
     tried = 0
-    everything = list(changes(batch, table, mine))
-    for number in range(len(everything)):
-        # A restored table numbers its rows as before, so the same list of changes stands.
-        ctid, change = list(changes(batch, table, mine))[number] if number % 40 == 0 else everything[number]
+    for ctid, change in list(changes(batch, table, mine)):
         [row] = batch.incident.sql(
             f"SELECT decision, coalesce(backfill_order_id, reason), trade_id FROM {table} WHERE ctid = %s::tid", ctid
         )
@@ -353,7 +332,7 @@ CELLS = [
 def test_every_changed_cell_of_the_batch_is_found(kept, life) -> None:
     batch = kept[life]
     states = ["detected", "planned", "approved", "applied", "validated", "signed", "rolled_back"]
-    states.remove({"standing": "validated", "undone": "rolled_back"}[life])
+    states.remove({"standing": "signed", "undone": "rolled_back"}[life])
     more = [f"state = '{state}'" for state in states]
     if life == "undone":
         undo = ("- 'signature'", '|| \'{"by": "mallory"}\'', "|| '{\"items\": []}'")
@@ -367,13 +346,3 @@ def test_every_changed_cell_of_the_batch_is_found(kept, life) -> None:
     assert "expected batch" in database(batch)
     restore(batch, "reconciliation_batches")
     assert database(batch) == ""
-
-
-def test_another_person_may_sign_too_and_both_are_told(signed, tmp_path) -> None:
-    """Runs last of those that look at the signed folder: the batch's own folder gets a second signature."""
-    standing = Kept(signed.incident, signed.console, signed.console.folder / "reports" / "standing", signed.keys)
-    standing.sign(OTHER)
-    answer = standing.console.inside("verify", str(standing.folder))
-    assert answer.status == 0, answer.out
-    said = "ok   signature: manifests/4.json is signed by alice@example.org; manifest.json is signed by bob@example.org"
-    assert said in answer.out

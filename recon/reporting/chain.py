@@ -6,16 +6,20 @@ somebody signed cannot change or leave without the chain breaking.
 
 from __future__ import annotations
 
+import base64
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 
 from recon.approval import NOT_SIGNED, NOT_VERIFIED
 from recon.domain import Check
-from recon.errors import ReconError
+from recon.errors import ReconError, Refused
 from recon.reporting.manifest import Manifest, lasting, parse, read_chain
 from recon.reporting.names import MANIFEST, SIGNATURE
 from recon.signatures import REPORT, signer
+
+ARMOUR = 70
+"""How many characters ssh-keygen writes in a line of a signature."""
 
 
 def chain_findings(folder: Path, last: Manifest) -> Iterator[str]:
@@ -91,8 +95,22 @@ def _signer(path: Path, signature: Path, allowed_signers: Path) -> str:
     """Who signed; the key counts if it was allowed when the youngest file was kept, as git counts it for a commit."""
     data = path.read_bytes()
     text = signature.read_bytes().decode("utf-8", errors="replace")
+    if not _is_plain(text):
+        raise Refused("signature_invalid", "The signature is not written as ssh-keygen writes it.")
     try:
         at = newest(parse(data, path.name))
     except (OSError, ValueError):
         at = None
     return signer(data, text, REPORT, allowed_signers, at=at)
+
+
+def _is_plain(text: str) -> bool:
+    """Whether armoured text has the one form that its content has, so that no byte of it can be another."""
+    head, _, rest = text.partition("\n")
+    body, _, foot = rest.rpartition("\n-")
+    try:
+        content = base64.b64encode(base64.b64decode(body)).decode()
+    except ValueError:
+        return False
+    lines = [content[at : at + ARMOUR] for at in range(0, len(content), ARMOUR)]
+    return "\n".join([head, *lines, f"-{foot}"]) == text
