@@ -57,8 +57,7 @@ def order_rows(connection: Connection, orders: Orders, profile_id: str, order_id
 
 def to_csv(columns: Sequence[str], rows: Iterable[Row]) -> str:
     """The rows as CSV under their columns: every value is quoted, and NULL is an empty cell without quotes."""
-    lines = (",".join("" if cell is None else '"' + cell.replace('"', '""') + '"' for cell in row) for row in rows)
-    return "".join(f"{line}\n" for line in [",".join(f'"{name}"' for name in columns), *lines])
+    return "".join(",".join(map(_quoted, row)) + "\n" for row in [tuple(columns), *rows])
 
 
 def from_csv(text: str) -> tuple[tuple[str, ...], list[Row]]:
@@ -75,7 +74,7 @@ def from_csv(text: str) -> tuple[tuple[str, ...], list[Row]]:
         at = match.end()
     columns = tuple(cell or "" for cell in lines[0])
     rows = [tuple(line) for line in lines[1:-1]]
-    if lines[-1] or any(len(row) != len(columns) for row in rows):
+    if len(lines) < 2 or lines[-1] or any(len(row) != len(columns) for row in rows):
         raise ValueError("a row of another length")
     return columns, rows
 
@@ -88,6 +87,10 @@ def named(columns: Sequence[str], row: Row) -> dict[str, str | None]:
 def sorted_rows(rows: Iterable[Row]) -> list[Row]:
     """The one order in which rows are kept: cell by cell, NULL first, text bytewise."""
     return sorted(rows, key=lambda row: [(cell is not None, (cell or "").encode()) for cell in row])
+
+
+def _quoted(cell: str | None) -> str:
+    return "" if cell is None else '"' + cell.replace('"', '""') + '"'
 
 
 def _cell(column: ColumnElement[object], name: str) -> ColumnElement[str]:

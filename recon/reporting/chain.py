@@ -106,11 +106,10 @@ def _signer(path: Path, signature: Path, allowed_signers: Path) -> str:
 
 def _is_plain(text: str) -> bool:
     """Whether armoured text has the one form that its content has, so that no byte of it can be another."""
-    head, _, rest = text.partition("\n")
-    body, _, foot = rest.rpartition("\n-")
+    lines = text.split("\n")
     try:
-        content = base64.b64encode(base64.b64decode(body)).decode()
+        content = base64.b64encode(base64.b64decode("".join(lines[1:-2]), validate=True)).decode()
     except ValueError:
         return False
-    lines = [content[at : at + ARMOUR] for at in range(0, len(content), ARMOUR)]
-    return "\n".join([head, *lines, f"-{foot}"]) == text
+    body = [content[at : at + ARMOUR] for at in range(0, len(content), ARMOUR)]
+    return lines == ["-----BEGIN SSH SIGNATURE-----", *body, "-----END SSH SIGNATURE-----", ""]

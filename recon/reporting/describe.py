@@ -14,7 +14,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from recon.reporting.files import add_file, alone_in, replace_file
+from recon.reporting.files import add_file, alone_in, remove_file, replace_file
 from recon.reporting.manifest import Manifest, parse, read_manifest, statement, sums_text
 from recon.reporting.markup import CSS, fill
 from recon.reporting.names import (
@@ -75,7 +75,7 @@ def _describe(folder: Path, profile_id: str, listed: Mapping[str, Any], anew: bo
     page = _page(after)
     if not before.data or not before.is_statement or anew or (after.files, after.runs) != (before.files, before.runs):
         after = _replacing(folder, before, after, page)
-        (folder / SIGNATURE).unlink(missing_ok=True)
+        remove_file(folder / SIGNATURE)
         replace_file(folder / INDEX, page)
         replace_file(folder / MANIFEST, after.data)
     elif hashlib.sha256(page).hexdigest() == before.digests.get(INDEX):
@@ -104,9 +104,9 @@ def _replacing(folder: Path, before: Manifest, after: Manifest, page: bytes) -> 
     if before.data:
         name = f"{MANIFESTS}/{len(before.replaced) + 1}.json"
         (folder / MANIFESTS).mkdir(exist_ok=True)
-        kept[name] = _keep(folder / name, before.data)
+        kept[name] = _keep(folder, name, before.data)
         if (folder / SIGNATURE).is_file():
-            _keep(folder / f"{name}.sig", (folder / SIGNATURE).read_bytes())
+            _keep(folder, f"{name}.sig", (folder / SIGNATURE).read_bytes())
         if (folder / f"{name}.sig").is_file():
             kept[f"{name}.sig"] = sha256(folder / f"{name}.sig")
     subjects = {entry["name"]: entry["sha256"] for entry in after.files} | kept
@@ -115,12 +115,12 @@ def _replacing(folder: Path, before: Manifest, after: Manifest, page: bytes) -> 
     return parse(statement(replace(after, subjects=subjects, previous=previous, is_statement=True)), MANIFEST)
 
 
-def _keep(path: Path, data: bytes) -> str:
+def _keep(folder: Path, name: str, data: bytes) -> str:
     """Keep a replaced file; it may be there already, when the last description was cut short."""
     try:
-        add_file(path, data)
+        add_file(folder / name, data, folder)
     except FileExistsError:
-        if path.read_bytes() != data:
+        if (folder / name).read_bytes() != data:
             raise
     return hashlib.sha256(data).hexdigest()
 

@@ -12,9 +12,12 @@ from pathlib import Path
 from recon.durable import sync
 
 
-def add_file(path: Path, data: bytes) -> None:
-    """Write a read-only file that must not exist yet; `FileExistsError` if it does."""
-    with _temporary(path.parent, data, 0o444) as temporary:
+def add_file(path: Path, data: bytes, folder: Path | None = None) -> None:
+    """Write a read-only file that must not exist yet; `FileExistsError` if it does.
+
+    `folder` is the report folder, by default the one that the file is in: what a power cut leaves lies beside it.
+    """
+    with _temporary(folder or path.parent, data, 0o444) as temporary:
         try:
             os.link(temporary, path)
         except FileExistsError:
@@ -22,12 +25,20 @@ def add_file(path: Path, data: bytes) -> None:
         except OSError:  # a file system without hard links: claim the name first
             path.open("xb").close()
             temporary.replace(path)
+        sync(path.parent)
 
 
 def replace_file(path: Path, data: bytes) -> None:
-    """Write a file in the place of the one that is there, if any."""
+    """Write a file of a report folder in the place of the one that is there, if any."""
     with _temporary(path.parent, data, 0o644) as temporary:
         temporary.replace(path)
+        sync(path.parent)
+
+
+def remove_file(path: Path) -> None:
+    """Take away a file that may be there."""
+    path.unlink(missing_ok=True)
+    sync(path.parent)
 
 
 @contextmanager
@@ -47,7 +58,7 @@ def alone_in(folder: Path) -> Iterator[None]:
 
 @contextmanager
 def _temporary(folder: Path, data: bytes, mode: int) -> Iterator[Path]:
-    handle, name = tempfile.mkstemp(dir=folder, prefix=".", suffix=".tmp")
+    handle, name = tempfile.mkstemp(dir=folder.parent, prefix=f".{folder.name}.", suffix=".tmp")
     path = Path(name)
     try:
         with os.fdopen(handle, "wb") as file:
@@ -56,6 +67,5 @@ def _temporary(folder: Path, data: bytes, mode: int) -> Iterator[Path]:
             os.fsync(file.fileno())
         path.chmod(mode)
         yield path
-        sync(folder)
     finally:
         path.unlink(missing_ok=True)
