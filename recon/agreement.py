@@ -109,8 +109,7 @@ class _Comparison:
             told = planned[-1] if planned else None
             said = f"the last report says {told or 'none'}, the database {batch.plan_digest}"
             yield Check("plan_digest", told == batch.plan_digest, said)
-        document = (batch.plan or {}).get("document")
-        if document is not None:
+        if batch.plan is not None or batch.plan_digest:
             found = batch.stored_digest()
             yield Check("stored_plan", found == batch.plan_digest, f"the stored plan's own digest is {found}")
         if self.applied or batch.state is State.APPROVED:

@@ -16,6 +16,7 @@ import pytest
 import sqlalchemy as sa
 from console import Place
 from incidents import Incident, an_incident, empty, pause_switch
+from signers import Keys, make_keys
 
 from recon.database import connect
 from recon.embedded import EmbeddedServer, start
@@ -178,3 +179,9 @@ def replay() -> Path:
     if not folder.is_dir():
         pytest.skip("no ../shared/replay beside the project")
     return folder
+
+
+@pytest.fixture
+def keys(tmp_path: Path) -> Keys:
+    """Fresh keys of those who may sign, and of one who may not."""
+    return make_keys(tmp_path / "keys")

@@ -15,7 +15,7 @@ from console import PASSWORD, with_password
 from incidents import NOW, Incident, an_incident
 from nbformat.v4 import new_code_cell, new_notebook, new_output
 
-from recon.agreement import database_checks
+from recon.agreement import _tells_of, database_checks
 from recon.doctor import RIGHTS
 from recon.domain import Check, Stage, Table
 from recon.embedded import EmbeddedServer
@@ -272,6 +272,12 @@ def test_a_backfill_row_beside_those_of_the_report_is_found(applied) -> None:
             "UPDATE reconciliation_batches SET plan = jsonb_set(plan, '{document,rules,base_fee}', 'true')",
             ["stored_plan"],
         ),
+        ("UPDATE reconciliation_batches SET plan = jsonb_set(plan, '{document,items,0,qty}', '0.5')", ["stored_plan"]),
+        ("UPDATE reconciliation_batches SET plan = plan - 'document'", ["stored_plan"]),
+        ("UPDATE reconciliation_batches SET plan = NULL", ["stored_plan"]),
+        ("UPDATE reconciliation_batches SET approval = NULL", ["approval"]),
+        ("UPDATE reconciliation_batches SET approval = jsonb_set(approval, '{action}', '\"rollback\"')", ["approval"]),
+        ("UPDATE reconciliation_batches SET approval = jsonb_set(approval, '{signature}', '\"x\"')", ["approval"]),
         ("UPDATE reconciliation_batches SET batch_id = 'other'", ["database"]),
         ("UPDATE reconciliation_batches SET profile_id = 'other'", ["database"]),
         ("DROP TABLE reconciliation_batches", ["database"]),
@@ -482,3 +488,23 @@ def test_an_unreachable_database_is_no_agreement(applied) -> None:
     assert not check.ok
     assert check.detail.startswith("database_unreachable: ")
     assert PASSWORD not in check.detail
+
+
+@pytest.mark.parametrize(
+    ("how", "signed", "alike"),
+    [
+        ("", False, True),
+        ("; not signed", False, True),
+        ("; signed by a@example.com (verified)", True, True),
+        ("; signed, not verified: RECON_ALLOWED_SIGNERS is unset", True, True),
+        ("", True, False),
+        ("; not signed", True, False),
+        ("; signed by a@example.com (verified)", False, False),
+        (" and more", False, False),
+    ],
+)
+def test_whether_it_was_signed_must_agree_and_by_whom_is_for_the_signature_to_tell(how, signed, alike) -> None:
+    """Reports from before approvals could be signed say nothing of it."""
+    said = "by 'x', valid until 2026-03-03T12:00:00.000000Z; no acknowledgement"
+    assert _tells_of(said + how, said, signed) is alike
+    assert not _tells_of("by 'y'" + how, said, signed)

@@ -70,7 +70,7 @@ def test_a_well_formed_batch_id_gets_further(console, batch_id) -> None:
         ((*RUN, "--dry-run"), "No such option '--dry-run'"),
         (("approve", "--by", "x"), "Missing option '--batch-id'"),
         (("approve", "--batch-id", "b"), "Missing option '--by'"),
-        (("approve", "--batch-id", "b", "--by", "x", "--key", "k"), "No such option '--key'"),
+        (("approve", "--batch-id", "b", "--by", "x", "--rollback", "--acknowledge", "t=y"), "nothing to acknowledge"),
         (("fetch", "--profile-id", "p"), "Missing option '--out'"),
         (("fetch", "--out", "x"), "Missing option '--profile-id'"),
         (("verify",), "Missing argument 'DIR'"),

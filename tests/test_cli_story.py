@@ -144,7 +144,8 @@ def test_approve_names_what_is_missing_and_the_longest_trade_id_counts(story) ->
     lines = story.steps["approve"].out.splitlines()
     assert lines[0].startswith("to be written: 2 rows of plan ")
     assert {f"acknowledged {trade_id}: {WHY}" for trade_id in ("a", "a=b", "a=b=c", "held")} <= set(lines)
-    assert re.fullmatch(r"valid until \d{4}-\d\d-\d\d \d\d:\d\d:\d\d UTC", lines[-1])
+    assert re.fullmatch(r"valid until \d{4}-\d\d-\d\d \d\d:\d\d:\d\d UTC", lines[-3])
+    assert lines[-2:] == ["by a reviewer, without a signature", "approved by a reviewer, not signed"]
 
 
 def test_applying_again_compares_and_writes_nothing(story) -> None:

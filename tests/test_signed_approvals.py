@@ -3,98 +3,20 @@
 from __future__ import annotations
 
 import json
-import subprocess
-from dataclasses import dataclass
 from datetime import timedelta
-from pathlib import Path
-from typing import Any
 
 import pytest
-from console import Place
 from incidents import NOW, Incident, refusal
+from signers import ALICE, BOB, Keys, approval_check, planned, signed, strict, unchanged
 
 from recon.approval import signed_bytes
-from recon.domain import StageResult, Verdict
+from recon.domain import Verdict
 from recon.errors import UsageError
+from recon.plan import Scope
 from recon.signatures import PLAN, REPORT, sign, signer
+from recon.stages import apply as stage
 from recon.stages.approve import approve
 from recon.stages.release import Approval
-from recon.workspace import Workspace
-
-ALICE, BOB = "alice@example.com", "bob@example.com"
-
-
-@dataclass(frozen=True)
-class Keys:
-    """Alice and Bob may sign; a stranger has a key too."""
-
-    folder: Path
-
-    @property
-    def alice(self) -> Path:
-        return self.folder / "alice"
-
-    @property
-    def bob(self) -> Path:
-        return self.folder / "bob"
-
-    @property
-    def stranger(self) -> Path:
-        return self.folder / "stranger"
-
-    @property
-    def allowed(self) -> Path:
-        return self.folder / "allowed_signers"
-
-    def allow(self, *lines: str) -> None:
-        self.allowed.write_text("".join(f"{line}\n" for line in lines))
-
-    def public(self, name: str) -> str:
-        return (self.folder / f"{name}.pub").read_text().strip()
-
-
-@pytest.fixture
-def keys(tmp_path: Path) -> Keys:
-    made = Keys(tmp_path / "keys")
-    made.folder.mkdir()
-    for name in ("alice", "bob", "stranger"):
-        command = ["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", "", "-f", str(made.folder / name)]
-        subprocess.run(command, check=True)
-    made.allow(f"{ALICE} {made.public('alice')}", f"{BOB} {made.public('bob')}")
-    return made
-
-
-def planned(incident: Incident) -> Incident:
-    """One ghost and one speck of dust, planned by `tester`."""
-    incident.create_table().ghost("t1")
-    incident.row("s", "speck", "ENTRY", "0.001", symbol="B/USD")
-    assert incident.run("detect").verdict is Verdict.DONE
-    assert incident.run("dry-run").code is None
-    return incident
-
-
-def strict(incident: Incident, keys: Keys, **flags: Any) -> Workspace:
-    """Signatures are required, and can be verified."""
-    return incident.work(**({"recon_require_signature": True, "recon_allowed_signers": keys.allowed} | flags))
-
-
-def signed(incident: Incident, keys: Keys, **given: Any) -> Approval:
-    """Alice approves with her key, the dust acknowledged."""
-    return incident.approve("speck=ten cents", **({"by": ALICE, "key": keys.alice} | given))
-
-
-def unchanged(incident: Incident, stage: str, work: Workspace) -> StageResult:
-    """The stage, which must write nothing."""
-    before = incident.everything()
-    result = incident.run(stage, work=work)
-    assert incident.everything() == before
-    return result
-
-
-def approval_check(result: StageResult) -> str:
-    [check] = [check for check in result.checks if check.name == "approved"]
-    assert check.ok
-    return check.detail
 
 
 def test_a_signed_approval_is_verified_and_the_report_says_by_whom(incident: Incident, keys: Keys) -> None:
@@ -275,8 +197,6 @@ def test_what_needs_a_word_is_not_a_matter_of_the_stored_plan(incident: Incident
 
 def test_narrowing_voids_it(incident: Incident, keys: Keys) -> None:
     """The signature over the whole plan does not hold for a part of it, not even put back by hand."""
-    from recon.plan import Scope
-
     planned(incident)
     signed(incident, keys)
     [(old,)] = incident.sql("SELECT approval FROM reconciliation_batches")
@@ -324,6 +244,22 @@ def test_the_deciding_check_is_made_under_the_locks(incident: Incident, keys: Ke
     assert (result.code, incident.backfills()) == ("signature_invalid", [])
     incident.exchange.before = lambda: None
     keys.allow(f"{ALICE} {keys.public('alice')}")
+    assert incident.run("apply", work=work).verdict is Verdict.DONE
+
+
+def test_the_control_without_the_check_under_the_locks(
+    incident: Incident, keys: Keys, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first look alone would let the withdrawn key through."""
+    planned(incident)
+    work = strict(incident, keys)
+    signed(incident, keys, work=work)
+
+    def withdraw() -> None:
+        keys.allow(f"{BOB} {keys.public('bob')}")
+        monkeypatch.setattr(stage, "require_valid", lambda *_: "not looked at")
+
+    incident.exchange.before = withdraw
     assert incident.run("apply", work=work).verdict is Verdict.DONE
 
 
@@ -427,218 +363,3 @@ def test_a_plan_that_changes_while_the_passphrase_is_asked_is_not_approved(incid
     assert refusal(call).code == "stale_plan"
     assert incident.sql("SELECT state, approval FROM reconciliation_batches") == [("planned", None)]
     assert incident.audit("decision").count(("PENDING_APPLY",)) == 0
-
-
-# Rollback
-
-
-def applied(incident: Incident, keys: Keys) -> Incident:
-    planned(incident)
-    signed(incident, keys)
-    assert incident.run("apply", work=strict(incident, keys)).verdict is Verdict.DONE
-    return incident
-
-
-def test_a_rollback_needs_its_own_approval_where_signatures_are_required(incident: Incident, keys: Keys) -> None:
-    """The approval of the apply is none; afterwards the state is final."""
-    applied(incident, keys)
-    work = strict(incident, keys)
-    result = unchanged(incident, "rollback", work)
-    assert (result.verdict, result.code) == (Verdict.NO_GO, "rollback_not_approved")
-    assert f"recon approve --rollback --batch-id {incident.batch} --by NAME" in (result.message or "")
-    trail, rows = incident.audit("*"), incident.orders()
-    approval = incident.approve_rollback(by=BOB, key=keys.bob, work=work)
-    assert (incident.audit("*"), incident.orders(), incident.state()) == (trail, rows, "applied")
-    document = approval.document()
-    assert document["items"] == sorted(row["order_id"] for row in incident.backfills())
-    assert (document["action"], document["acknowledgements"]) == ("rollback", {})
-    done = incident.run("rollback", work=work)
-    assert (done.verdict, done.counts) == (Verdict.DONE, {"CANCELED": 2, "LEFT_ALONE": 0}), done.message
-    assert approval_check(done).endswith(f"; signed by {BOB} (verified)")
-    assert approval_check(done).startswith(f"by '{BOB}', valid until 2026-03-03T12:00:00.000000Z; no ack")
-    assert incident.state() == "rolled_back"
-    assert refusal(lambda: incident.approve_rollback(by=BOB, key=keys.bob, work=work)).code == "illegal_transition"
-    assert incident.run("rollback", work=work).message == "the batch was rolled back before; nothing was written"
-
-
-def test_without_that_requirement_rollback_asks_for_none(incident: Incident, keys: Keys) -> None:
-    """Also where one is there that would not do."""
-    applied(incident, keys)
-    incident.approve_rollback(by="anybody", key=keys.stranger)
-    done = incident.run("rollback", work=strict(incident, keys, recon_require_signature=False))
-    assert done.verdict is Verdict.DONE
-    assert [check.name for check in done.checks if check.name == "approved"] == []
-
-
-ROLLBACK_EDITS = {
-    "unsigned": ("rollback_approval - 'signature'", "signature_missing"),
-    "items": ("jsonb_set(rollback_approval, '{items}', (rollback_approval->'items') - 0)", "signature_invalid"),
-    "expiry": ("jsonb_set(rollback_approval, '{expires_at}', '\"2027-01-01T00:00:00Z\"')", "signature_invalid"),
-    "by": (f"jsonb_set(rollback_approval, '{{by}}', '\"{ALICE}\"')", "signature_invalid"),
-    "action": ("jsonb_set(rollback_approval, '{action}', '\"apply\"')", "rollback_not_approved"),
-    "batch": ("jsonb_set(rollback_approval, '{batch_id}', '\"x\"')", "rollback_not_approved"),
-    "the apply's": ("approval", "rollback_not_approved"),
-    "the apply's as one of rollback": ("jsonb_set(approval, '{action}', '\"rollback\"')", "signature_invalid"),
-    "none": ("NULL", "rollback_not_approved"),
-}
-
-
-@pytest.mark.parametrize(("edit", "code"), ROLLBACK_EDITS.values(), ids=ROLLBACK_EDITS.keys())
-def test_any_edit_of_a_rollbacks_approval_is_refused(incident: Incident, keys: Keys, edit: str, code: str) -> None:
-    applied(incident, keys)
-    work = strict(incident, keys)
-    incident.approve_rollback(by=BOB, key=keys.bob, work=work)
-    incident.sql(f"UPDATE reconciliation_batches SET rollback_approval = {edit}")
-    assert unchanged(incident, "rollback", work).code == code
-    assert incident.statuses() == ["filled", "filled"]
-
-
-def test_a_rollbacks_approval_never_passes_for_one_of_apply(incident: Incident, keys: Keys) -> None:
-    """Both names exactly the same rows of the same plan, and both are signed: the signed action tells them apart."""
-    applied(incident, keys)
-    incident.approve_rollback(by=BOB, key=keys.bob, work=strict(incident, keys))
-    incident.sql("DELETE FROM orders WHERE order_id LIKE 'BFILL-%%'")
-    swap = "UPDATE reconciliation_batches SET state = 'approved', approval = "
-    incident.sql(f"{swap} rollback_approval")
-    assert unchanged(incident, "apply", strict(incident, keys)).code == "not_approved"
-    incident.sql(f"{swap} jsonb_set(rollback_approval, '{{action}}', '\"apply\"')")
-    assert unchanged(incident, "apply", strict(incident, keys)).code == "signature_invalid"
-
-
-def test_a_rollbacks_approval_expires(incident: Incident, keys: Keys) -> None:
-    applied(incident, keys)
-    incident.approve_rollback(by=BOB, key=keys.bob, work=strict(incident, keys))
-    late = strict(incident, keys, now=NOW + timedelta(hours=24))
-    assert unchanged(incident, "rollback", late).code == "approval_expired"
-    incident.approve_rollback(by=BOB, key=keys.bob, work=late)
-    assert incident.run("rollback", work=late).verdict is Verdict.DONE
-
-
-def test_a_rollback_cancels_exactly_what_was_approved(incident: Incident, keys: Keys) -> None:
-    """Another batch comes to own one of the rows after the approval: it is given anew, for the other alone."""
-    applied(incident, keys)
-    work = strict(incident, keys)
-    incident.approve_rollback(by=BOB, key=keys.bob, work=work)
-    theirs = incident.backfills()[0]["order_id"]
-    incident.sql(
-        """INSERT INTO reconciliation_backfill_audit (batch_id, profile_id, decision, backfill_order_id, created_at)
-           VALUES ('other', 'main', 'APPLIED', %s, '2026-03-02 13:00Z')""",
-        theirs,
-    )
-    result = unchanged(incident, "rollback", work)
-    assert (result.code, theirs in (result.message or "")) == ("rollback_not_approved", True)
-    approval = incident.approve_rollback(by=BOB, key=keys.bob, work=work)
-    assert [item.order_id for item in approval.released] == [incident.backfills()[1]["order_id"]]
-    assert incident.run("rollback", work=work).counts == {"CANCELED": 1, "LEFT_ALONE": 1}
-
-
-def test_rows_that_were_changed_are_not_approved_for_rollback(incident: Incident, keys: Keys) -> None:
-    applied(incident, keys)
-    incident.sql("UPDATE orders SET price = 1 WHERE order_id LIKE 'BFILL-%%'")
-    assert refusal(lambda: incident.approve_rollback(by=BOB, key=keys.bob)).code == "row_changed"
-
-
-def test_a_rollbacks_approval_holds_through_validation_and_its_second_person_is_asked_too(
-    incident: Incident, keys: Keys
-) -> None:
-    applied(incident, keys)
-    planner = incident.work(recon_require_second_person=True)
-    assert refusal(lambda: incident.approve_rollback(by="Tester", work=planner)).code == "second_person_required"
-    work = strict(incident, keys, recon_require_second_person=True)
-    incident.approve_rollback(by=BOB, key=keys.bob, work=work)
-    assert incident.run("validate").verdict is Verdict.DONE
-    assert incident.run("rollback", work=work).verdict is Verdict.DONE
-
-
-def test_tables_made_before_rollbacks_were_approved_are_told_and_completed(incident: Incident) -> None:
-    from recon import audit
-    from recon.database import transaction
-
-    planned(incident)
-    incident.sql("ALTER TABLE reconciliation_batches DROP COLUMN rollback_approval")
-    result = incident.run("dry-run")
-    assert (result.code, "recon init" in (result.message or "")) == ("audit_unavailable", True)
-    with transaction(incident.engine) as connection:
-        assert audit.create_tables(connection) == [
-            "ALTER TABLE reconciliation_batches ADD COLUMN rollback_approval JSONB"
-        ]
-    assert incident.run("dry-run").code is None
-
-
-# The command line
-
-
-def words(batch: str, by: str, key: Path | None, *more: str) -> tuple[str, ...]:
-    signing = ("--key", str(key)) if key else ()
-    return ("approve", "--batch-id", batch, "--by", by, *signing, *more)
-
-
-def test_on_the_command_line_and_through_the_notebooks(place: Place, keys: Keys) -> None:
-    """With the files named in `.env`, relative to it: the kernel that applies finds the same."""
-    incident, console = place.profile("signed", "t1")
-    settings = place.folder / "signing"
-    settings.mkdir()
-    (settings / "signers").write_text(keys.allowed.read_text())
-    (settings / ".env").write_text("RECON_REQUIRE_SIGNATURE=true\nRECON_ALLOWED_SIGNERS=signers\n")
-    console = console.but(settings)
-    assert console.stage("detect", "signed", "sign-1").status == 0
-    assert console.stage("dry-run", "signed", "sign-1").status == 0
-    assert "Next: recon approve --batch-id sign-1 --by NAME --key PATH" in console.inside("status").out
-    assert "--key PATH" in console.inside(*words("sign-1", ALICE, None)).refused("signature_missing")
-    assert BOB in console.inside(*words("sign-1", ALICE, keys.bob)).err
-    console.inside(*words("sign-1", ALICE, keys.stranger, "--json"))
-    approved = console(*words("sign-1", ALICE, keys.alice))
-    assert approved.status == 0, approved.err
-    first, *_, last = approved.out.splitlines()
-    assert first.startswith("to be written: 1 row of plan ")
-    assert last == f"approved by {ALICE}, signed by {ALICE} (verified)"
-    applied = console.stage("apply", "signed", "sign-1")
-    assert applied.status == 0, applied.out
-    report = json.loads((place.reports / "sign-1" / "03_apply.json").read_text())
-    assert report["checks"][0]["detail"].endswith(f"; signed by {ALICE} (verified)")
-    assert len(incident.backfills()) == 1
-    refused = console.stage("rollback", "signed", "sign-1")
-    assert (refused.status, "rollback_not_approved" in refused.out) == (3, True)
-    given = console.inside(*words("sign-1", BOB, keys.bob, "--rollback", "--json")).json
-    assert (given["action"], given["rows"], given["signed"]) == ("rollback", 1, f"signed by {BOB} (verified)")
-    assert given["signature"].startswith("-----BEGIN SSH SIGNATURE-----")
-    assert console.stage("rollback", "signed", "sign-1").status == 0
-    assert incident.statuses() == ["canceled"]
-    verified = console.inside("verify", str(place.reports / "sign-1"))
-    assert verified.status == 0, verified.out
-    assert "ok   approval: " in verified.out
-    assert "ok   rollback_approval: " in verified.out
-    incident.sql(
-        """UPDATE reconciliation_batches SET rollback_approval = jsonb_set(rollback_approval, '{by}', '"x"')
-           WHERE batch_id = 'sign-1'"""
-    )
-    assert "FAIL rollback_approval: " in console.inside("verify", str(place.reports / "sign-1")).out
-
-
-def test_an_apply_that_was_not_signed_is_refused_through_the_notebook(place: Place, keys: Keys) -> None:
-    incident, console = place.profile("unsigned", "t1")
-    for stage in ("detect", "dry-run"):
-        assert console.stage(stage, "unsigned", "sign-2").status == 0
-    assert console.approve("sign-2").out.endswith("approved by a reviewer, not signed\n")
-    required = console.but(RECON_REQUIRE_SIGNATURE="true", RECON_ALLOWED_SIGNERS=str(keys.allowed))
-    answer = required.stage("apply", "unsigned", "sign-2")
-    assert (answer.status, "signature_missing: " in answer.out) == (3, True)
-    assert incident.backfills() == []
-    assert console.stage("apply", "unsigned", "sign-2").status == 0
-
-
-def test_what_is_malformed_or_unusable_has_its_exit_status(place: Place, keys: Keys) -> None:
-    _, console = place.profile("unusable", "t1")
-    for stage in ("detect", "dry-run"):
-        assert console.stage(stage, "unusable", "sign-3").status == 0
-    assert "--acknowledge" in console.inside(
-        *words("sign-3", ALICE, None, "--rollback", "--acknowledge", "t1=x")
-    ).refused("usage", 2)
-    assert console.inside(*words("sign-3", ALICE, None, "--rollback")).refused("illegal_transition")
-    nowhere = console.but(RECON_ALLOWED_SIGNERS=str(keys.folder / "nowhere"))
-    assert nowhere.inside(*words("sign-3", ALICE, keys.alice, "--json")).json["code"] == "allowed_signers_unreadable"
-    locked = keys.folder / "locked"
-    subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "a passphrase", "-f", str(locked)], check=True)
-    answer = console(*words("sign-3", ALICE, locked, "--json"))
-    assert (answer.status, answer.json["code"]) == (3, "key_unusable")
-    assert "There is no terminal" in answer.json["message"]

@@ -1,0 +1,88 @@
+"""Signed approvals on the command line, and through the notebooks that apply and roll back."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from pathlib import Path
+
+from console import Place
+from signers import ALICE, BOB, Keys
+
+
+def words(batch: str, by: str, key: Path | None, *more: str) -> tuple[str, ...]:
+    signing = ("--key", str(key)) if key else ()
+    return ("approve", "--batch-id", batch, "--by", by, *signing, *more)
+
+
+def test_on_the_command_line_and_through_the_notebooks(place: Place, keys: Keys) -> None:
+    """With the files named in `.env`, relative to it: the kernel that applies finds the same."""
+    incident, console = place.profile("signed", "t1")
+    settings = place.folder / "signing"
+    settings.mkdir()
+    (settings / "signers").write_text(keys.allowed.read_text())
+    (settings / ".env").write_text("RECON_REQUIRE_SIGNATURE=true\nRECON_ALLOWED_SIGNERS=signers\n")
+    console = console.but(settings)
+    assert console.stage("detect", "signed", "sign-1").status == 0
+    assert console.stage("dry-run", "signed", "sign-1").status == 0
+    assert "Next: recon approve --batch-id sign-1 --by NAME --key PATH" in console.inside("status").out
+    assert "--key PATH" in console.inside(*words("sign-1", ALICE, None)).refused("signature_missing")
+    assert BOB in console.inside(*words("sign-1", ALICE, keys.bob)).err
+    strange = console.inside(*words("sign-1", ALICE, keys.stranger, "--json"))
+    assert (strange.status, strange.json["code"]) == (3, "signature_invalid")
+    approved = console(*words("sign-1", ALICE, keys.alice))
+    assert approved.status == 0, approved.err
+    first, *_, last = approved.out.splitlines()
+    assert first.startswith("to be written: 1 row of plan ")
+    assert last == f"approved by {ALICE}, signed by {ALICE} (verified)"
+    applied = console.stage("apply", "signed", "sign-1")
+    assert applied.status == 0, applied.out
+    report = json.loads((place.reports / "sign-1" / "03_apply.json").read_text())
+    assert report["checks"][0]["detail"].endswith(f"; signed by {ALICE} (verified)")
+    assert len(incident.backfills()) == 1
+    refused = console.stage("rollback", "signed", "sign-1")
+    assert (refused.status, "rollback_not_approved" in refused.out) == (3, True)
+    given = console.inside(*words("sign-1", BOB, keys.bob, "--rollback", "--json")).json
+    assert (given["action"], given["rows"], given["signed"]) == ("rollback", 1, f"signed by {BOB} (verified)")
+    assert given["signature"].startswith("-----BEGIN SSH SIGNATURE-----")
+    assert console.stage("rollback", "signed", "sign-1").status == 0
+    assert incident.statuses() == ["canceled"]
+    verified = console.inside("verify", str(place.reports / "sign-1"))
+    assert verified.status == 0, verified.out
+    assert "ok   approval: " in verified.out
+    assert "ok   rollback_approval: " in verified.out
+    incident.sql("UPDATE reconciliation_batches SET approval = approval - 'signature' WHERE batch_id = 'sign-1'")
+    stripped = console.inside("verify", str(place.reports / "sign-1")).out
+    assert f"FAIL approval: the report says by '{ALICE}'" in stripped
+    assert "; not signed" in stripped
+    incident.sql(
+        """UPDATE reconciliation_batches SET rollback_approval = jsonb_set(rollback_approval, '{by}', '"x"')
+           WHERE batch_id = 'sign-1'"""
+    )
+    assert "FAIL rollback_approval: " in console.inside("verify", str(place.reports / "sign-1")).out
+
+
+def test_an_apply_that_was_not_signed_is_refused_through_the_notebook(place: Place, keys: Keys) -> None:
+    incident, console = place.profile("unsigned", "t1")
+    for stage in ("detect", "dry-run"):
+        assert console.stage(stage, "unsigned", "sign-2").status == 0
+    assert console.approve("sign-2").out.endswith("approved by a reviewer, not signed\n")
+    required = console.but(RECON_REQUIRE_SIGNATURE="true", RECON_ALLOWED_SIGNERS=str(keys.allowed))
+    answer = required.stage("apply", "unsigned", "sign-2")
+    assert (answer.status, "signature_missing: " in answer.out) == (3, True)
+    assert incident.backfills() == []
+    assert console.stage("apply", "unsigned", "sign-2").status == 0
+
+
+def test_what_is_malformed_or_unusable_has_its_exit_status(place: Place, keys: Keys) -> None:
+    _, console = place.profile("unusable", "t1")
+    for stage in ("detect", "dry-run"):
+        assert console.stage(stage, "unusable", "sign-3").status == 0
+    assert console.inside(*words("sign-3", ALICE, None, "--rollback")).refused("illegal_transition")
+    nowhere = console.but(RECON_ALLOWED_SIGNERS=str(keys.folder / "nowhere"))
+    assert nowhere.inside(*words("sign-3", ALICE, keys.alice, "--json")).json["code"] == "allowed_signers_unreadable"
+    locked = keys.folder / "locked"
+    subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "a passphrase", "-f", str(locked)], check=True)
+    answer = console(*words("sign-3", ALICE, locked, "--json"))
+    assert (answer.status, answer.json["code"]) == (3, "key_unusable")
+    assert "There is no terminal" in answer.json["message"]
