@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 
 import nbformat
@@ -16,12 +17,13 @@ from report_samples import done, dry_run, executed
 from recon.domain import Stage
 from recon.reporting import describe as describe_module
 from recon.reporting import files as files_module
-from recon.reporting.describe import describe, write_signature
+from recon.reporting.describe import complete, describe, write_signature
 from recon.reporting.files import add_file
 from recon.reporting.folder import add_report
 from recon.reporting.manifest import read_chain, read_manifest, statement
 from recon.reporting.names import STEMS, sha256
 from recon.reporting.result import result_json
+from recon.reporting.seal import load_notebook, read_report
 from recon.reporting.verify import verify_folder
 
 ARMOUR = "-----BEGIN SSH SIGNATURE-----\nAAAA\n-----END SSH SIGNATURE-----\n"
@@ -34,8 +36,9 @@ class Cut(BaseException):
 def add(folder: Path, result) -> Path:
     """Keep a report's three files without describing the folder."""
     report = add_report(folder, STEMS[result.stage], nbformat.writes(executed(result, "1 + 1")).encode())
-    add_file(report.with_suffix(".json"), json.dumps(result_json(result, report.name)).encode())
-    add_file(report.with_suffix(".html"), f"<p>the page of {report.name}</p>".encode())
+    with suppress(FileExistsError):  # another one that describes the folder may have completed the report
+        add_file(report.with_suffix(".json"), json.dumps(result_json(result, report.name)).encode())
+        add_file(report.with_suffix(".html"), f"<p>the page of {report.name}</p>".encode())
     return report
 
 
@@ -230,3 +233,16 @@ def test_reports_that_are_described_at_once_by_threads_and_processes_make_one_ch
     assert len([entry for entry in manifest.files if entry["name"].endswith(".ipynb")]) == 16
     assert failed(folder) == {}
     assert not list(folder.glob(".*"))
+
+
+@pytest.mark.parametrize("left", [(), ("json",), ("html",)])
+def test_a_report_of_which_only_the_notebook_was_kept_is_completed_by_the_next_run(folder, left) -> None:
+    """As the runner writes them, to the byte."""
+    report = add_report(folder, "03_apply", nbformat.writes(executed(done(Stage.APPLY), "1 + 1")).encode())
+    complete(report, load_notebook(report), read_report(report).result)
+    whole = {suffix: report.with_suffix(f".{suffix}").read_bytes() for suffix in ("json", "html")}
+    for suffix in whole.keys() - set(left):
+        report.with_suffix(f".{suffix}").unlink()
+    keep(folder, done(Stage.VALIDATE))
+    assert {suffix: report.with_suffix(f".{suffix}").read_bytes() for suffix in whole} == whole
+    assert failed(folder) == {}

@@ -18,8 +18,8 @@ from report_samples import NOTEBOOKS
 from recon.domain import Stage
 from recon.errors import ReconError, Refused, UsageError
 from recon.interrupts import INTERRUPTS
+from recon.reporting import describe as describe_module
 from recon.reporting import notebook as notebook_module
-from recon.reporting import runner
 from recon.reporting.notebook import find_notebook
 from recon.reporting.render import render
 from recon.reporting.runner import Outcome, run_stage
@@ -195,7 +195,7 @@ def test_an_interrupt_while_the_report_is_saved_waits_until_it_is_whole(settings
         os.kill(os.getpid(), signal.SIGINT)
         return render(*arguments)
 
-    monkeypatch.setattr(runner, "render", interrupted)
+    monkeypatch.setattr(describe_module, "render", interrupted)
     with pytest.raises(KeyboardInterrupt):
         run(settings, "good")
     assert len(names(settings)) == 7

@@ -1,7 +1,8 @@
 """Bringing the files that describe a report folder up to date: index.html, manifest.json, SHA256SUMS.
 
 In an order that a power cut may stop anywhere: the manifest to be replaced is kept first, then the page is written,
-then the manifest, then the sums. Describing the folder again completes what was cut short. Writes only here.
+then the manifest, then the sums. Describing the folder again completes what was cut short, and a report of which the
+notebook alone was kept, from its seal.
 """
 
 from __future__ import annotations
@@ -9,10 +10,11 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from recon.reporting.files import add_file, alone_in, remove_file, replace_file
 from recon.reporting.manifest import Manifest, parse, read_manifest, statement, sums_text
@@ -28,10 +30,15 @@ from recon.reporting.names import (
     SUMS,
     kept_files,
     order,
+    report_files,
     sha256,
 )
-from recon.reporting.render import PAGE_CSS
-from recon.reporting.seal import read_report
+from recon.reporting.render import PAGE_CSS, render
+from recon.reporting.result import ResultJson
+from recon.reporting.seal import load_notebook, read_report
+
+if TYPE_CHECKING:
+    from nbformat import NotebookNode
 
 
 def describe(folder: Path, profile_id: str, *, anew: bool = False) -> None:
@@ -43,6 +50,7 @@ def describe(folder: Path, profile_id: str, *, anew: bool = False) -> None:
     """
     with alone_in(folder):
         while True:
+            _complete_cut_short(folder, read_manifest(folder, profile_id))
             listed = kept_files(folder)
             written = _describe(folder, profile_id, listed, anew)
             anew = False
@@ -84,6 +92,30 @@ def _describe(folder: Path, profile_id: str, listed: Mapping[str, Any], anew: bo
     return after
 
 
+def complete(report: Path, notebook: NotebookNode, result: ResultJson) -> None:
+    """Write the data and the page of a kept notebook; writes. They may be there already, as somebody completed them.
+
+    `FileExistsError` when one of them is there and says something else.
+    """
+    saved = result | {"report": report.name}
+    data = (json.dumps(saved, indent=2, ensure_ascii=False) + "\n").encode()
+    _keep(report.parent, report.with_suffix(".json").name, data)
+    _keep(report.parent, report.with_suffix(".html").name, render(notebook, saved).encode())
+
+
+def _complete_cut_short(folder: Path, before: Manifest) -> None:
+    """Complete the reports of which only the notebook is there: a power cut came between their files."""
+    known = {entry["name"] for entry in before.files}
+    for name, match in report_files(folder).items():
+        report = folder / name
+        alone = report.suffix == ".ipynb" and not all(report.with_suffix(each).exists() for each in (".json", ".html"))
+        if alone and name not in known and not match["failed"]:
+            result = read_report(report).result
+            if result is not None:
+                with suppress(FileExistsError):
+                    complete(report, load_notebook(report), result)
+
+
 def _write_sums(folder: Path, manifest: Manifest) -> None:
     replace_file(folder / SUMS, sums(folder, manifest))
 
@@ -116,7 +148,7 @@ def _replacing(folder: Path, before: Manifest, after: Manifest, page: bytes) -> 
 
 
 def _keep(folder: Path, name: str, data: bytes) -> str:
-    """Keep a replaced file; it may be there already, when the last description was cut short."""
+    """Keep a file that may be there already, with the same content, because its writing was cut short."""
     try:
         add_file(folder / name, data, folder)
     except FileExistsError:

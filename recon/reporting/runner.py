@@ -21,13 +21,11 @@ from recon.incident import commit_outcome
 from recon.interrupts import heard, held_off
 from recon.record import parameters
 from recon.reporting.code import code_that_ran
-from recon.reporting.describe import describe
-from recon.reporting.files import add_file
+from recon.reporting.describe import complete, describe
 from recon.reporting.folder import add_beside, add_report, open_folder, reports_unwritable
 from recon.reporting.names import EVIDENCE, RECORD, STEMS, report_files
 from recon.reporting.notebook import Execution, check_parameters, execute, find_notebook, from_text, to_text
 from recon.reporting.records import finish_record
-from recon.reporting.render import render
 from recon.reporting.result import ResultJson, result_json
 from recon.reporting.seal import read_seal
 from recon.reporting.strike import secrets, struck_json
@@ -164,9 +162,7 @@ def _keep(
     problems: list[str] = []
     try:
         report = add_report(folder, stem, to_text(execution.notebook).encode())
-        saved = result | {"report": report.name}
-        add_file(report.with_suffix(".json"), (json.dumps(saved, indent=2, ensure_ascii=False) + "\n").encode())
-        add_file(report.with_suffix(".html"), render(execution.notebook, saved).encode())
+        complete(report, execution.notebook, result)
         _keep_evidence(report, beside.evidence, settings)
         finish_record(beside.record, settings, beside.told)
         add_beside(report, RECORD, beside.record)
