@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -96,7 +97,7 @@ def record_checks(
     kept = by_id(columns, ordered)
     ids = named_ids(batch, now) | {order_id for order_id in kept if order_id}
     there = order_rows(connection, orders, batch.profile_id, ids)
-    shared = _named_by_others(connection, batch, ids)
+    shared = _touched_by_others(connection, batch, ids)
     yield _orders_check(last, kept, by_id(order_columns(orders), there), shared)
     yield _batch_check(last, batch, folder)
 
@@ -134,7 +135,7 @@ def _orders_check(
     now: Mapping[str | None, Mapping[str, str | None]],
     shared: set[str],
 ) -> Check:
-    """A row that another batch applied too may have another status since; that batch's own report answers for it."""
+    """A row that another batch touched last may have another status; that batch's own report answers for it."""
     wrong = []
     for order_id, cells_then in kept.items():
         found = now.get(order_id)
@@ -168,16 +169,22 @@ def _batch_check(last: LastRun, batch: Batch, folder: Path) -> Check:
     return Check("recorded_batch", not wrong, "; ".join(wrong) or good)
 
 
-def _named_by_others(connection: Connection, batch: Batch, ids: set[str]) -> set[str]:
-    """Those of the ids for which another batch of the profile has an APPLIED audit row."""
+def _touched_by_others(connection: Connection, batch: Batch, ids: set[str]) -> set[str]:
+    """Those of the ids whose row another batch applied, or took back, after this one did, or at the same instant."""
     table = audit_table.c
-    query = sa.select(sa.cast(table.backfill_order_id, sa.Text)).where(
-        table.profile_id == batch.profile_id,
-        table.batch_id != batch.batch_id,
-        table.decision == Decision.APPLIED.value,
-        table.backfill_order_id.is_not(None),
+    touched = sa.func.max(sa.func.greatest(table.created_at, table.reverted_at))
+    query = (
+        sa.select(sa.cast(table.backfill_order_id, sa.Text), sa.cast(table.batch_id, sa.Text), touched)
+        .where(table.profile_id == batch.profile_id, sa.cast(table.decision, sa.Text) == Decision.APPLIED.value)
+        .group_by(table.backfill_order_id, table.batch_id)
     )
-    return {order_id for (order_id,) in connection.execute(query)} & ids
+    own: dict[str, datetime] = {}
+    others: dict[str, datetime] = {}
+    for order_id, batch_id, instant in connection.execute(query):
+        if order_id in ids:
+            side = own if batch_id == batch.batch_id else others
+            side[order_id] = max(side.get(order_id, instant), instant)
+    return {order_id for order_id, instant in others.items() if order_id not in own or own[order_id] <= instant}
 
 
 def _name(columns: Sequence[str], row: Row) -> str:
