@@ -1,7 +1,7 @@
 """Whether the database still holds what the last run of a report folder recorded, cell by cell. Reads only.
 
 A row that was recorded must be there, the same in every column; rows that were added since are the matter of
-`recon.agreement`, which knows what a stage may append. Rules: rules.md 14.
+`recon.agreement`, which knows what a stage may append. Rules: rules.md 15.
 """
 
 from __future__ import annotations

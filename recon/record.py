@@ -3,7 +3,7 @@
 Entry point: `write_record`, in the kernel that ran the stage. `run.json` holds the facts, `audit.csv` every audit row
 of the batch, `orders.csv` every row of `orders` that its plan or audit names, and `approval.json` the bytes that were
 approved, with the signature if there is one. What cannot be read never hides what the stage did: `run.json` then says
-why. Rules: rules.md 14.
+why. Rules: rules.md 15.
 """
 
 from __future__ import annotations

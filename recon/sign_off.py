@@ -1,6 +1,6 @@
 """Signing the report of a batch, which closes the incident: folder and database must agree, then a person signs.
 
-Entry point: `sign_report`. Rules: rules.md 14.
+Entry point: `sign_report`. Rules: rules.md 15.
 """
 
 from __future__ import annotations
