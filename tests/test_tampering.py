@@ -201,6 +201,44 @@ def test_an_approval_with_another_signer_or_content_is_found(signed, tmp_path) -
             assert "record/03_apply/approval.json says by " in said
 
 
+STRANGE = (None, [1], "x", {"x": 1})
+
+
+@pytest.mark.parametrize("name", ["record/03_apply/run.json", "record/03_apply/approval.json", "manifest.json"])
+def test_a_file_of_another_shape_is_a_failed_check_and_no_error(kept, name, tmp_path, quick) -> None:
+    """Every value in turn is something else, or not there, and all sums agree with that."""
+    folder = kept["undone"].copy(tmp_path)
+    path = folder / name
+    whole = json.loads(path.read_bytes())
+    places = [(whole, key) for key in whole]
+    places += [
+        (inner, key) for inner in list(whole.values()) if isinstance(inner, dict) and len(inner) < 8 for key in inner
+    ]
+    if name == "manifest.json":
+        inside = whole["predicate"]
+        places += [(one, key) for one in (inside["files"][0], inside["runs"][2], whole["subject"][0]) for key in one]
+    original = {each: (folder / each).read_bytes() for each in files(folder)}
+    for inner, key in places:
+        for value in (*STRANGE, ...):
+            before = dict(inner)
+            if value is ...:
+                del inner[key]
+            else:
+                inner[key] = value
+            path.write_text(json.dumps(whole, indent=2 if name == "manifest.json" else 1, sort_keys=True) + "\n")
+            if name != "manifest.json":
+                covered_up(folder, strange=True)
+            summed(folder)
+            told(verify_folder(folder, kept["undone"].keys.allowed))
+            inner.clear()
+            inner.update(before)
+            for each, data in original.items():
+                (folder / each).parent.mkdir(exist_ok=True)
+                (folder / each).write_bytes(data)
+    assert told(verify_folder(folder)) == ""
+    assert len(places) > 5
+
+
 # The database
 
 

@@ -53,7 +53,13 @@ def _document(path: Path) -> dict[str, Any] | None:
         document = json.loads(path.read_bytes())
     except (OSError, ValueError):
         return None
-    return document if isinstance(document, dict) else None
+    whole = (
+        isinstance(document, dict)
+        and isinstance(document.get("acknowledgements"), dict)
+        and isinstance(document.get("items"), list)
+        and all(isinstance(item, str) for item in document["items"])
+    )
+    return document if whole else None
 
 
 def _foreign(name: str, kind: str, document: Mapping[str, Any], readings: Mapping[str, SealReading]) -> Iterator[str]:

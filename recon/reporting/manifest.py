@@ -96,18 +96,31 @@ def parse(data: bytes, name: str) -> Manifest:
         inner = content["predicate"] if is_statement else content
         files = ({"kept_at": None} | entry for entry in inner["files"])
         subjects = {one["name"]: one["digest"]["sha256"] for one in content["subject"]} if is_statement else None
+        runs = tuple(inner["runs"]) if is_statement else ()
+        previous = inner["previous"] if is_statement else None
+        _require_texts([*inner["files"]], [run["report"] for run in runs], subjects or {}, previous)
         return Manifest(
             str(inner["profile_id"]),
             str(inner["batch_id"]),
             tuple({key: entry[key] for key in ENTRY_KEYS} for entry in files),
-            tuple({"report": str(run["report"])} | run for run in inner["runs"]) if is_statement else (),
+            runs,
             subjects,
-            inner["previous"] if is_statement else None,
+            previous,
             is_statement,
             data,
         )
     except (ValueError, KeyError, TypeError, AttributeError):
         raise OSError(errno.EINVAL, f"{name} was changed and cannot be read") from None
+
+
+def _require_texts(
+    files: list[dict[str, Any]], reports: list[str], subjects: Mapping[str, str], previous: str | None
+) -> None:
+    """Names, digests and times are texts, so that all else may rely on it; `ValueError` else."""
+    texts = [entry[key] for entry in files for key in ("name", "sha256")] + [*reports, *subjects, *subjects.values()]
+    texts += [text for text in (*(entry.get("kept_at") for entry in files), previous) if text is not None]
+    if not all(isinstance(text, str) for text in texts):
+        raise ValueError("not a text")
 
 
 def statement(manifest: Manifest) -> bytes:

@@ -64,7 +64,26 @@ def record_findings(folder: Path, manifest: Manifest) -> Iterator[str]:
         if _read_json(folder / RECORD / stem / RUN) != facts:
             yield f"{RECORD}/{stem}/{RUN} does not say what the manifest says of the run."
             continue
+        if not _is_record(facts):
+            yield f"{RECORD}/{stem}/{RUN} is no record of a run."
+            continue
         yield from _counted(folder, stem, facts)
+
+
+def _is_record(facts: Mapping[str, Any]) -> bool:
+    """Whether the facts have the shape that recon gives them, so that all else may rely on it."""
+    counted = [facts.get(kind) for kind in ("audit", "orders")]
+    shaped = UNREAD.keys() <= facts.keys() and all(
+        isinstance(one, dict) and one.keys() == {"count", "sha256"} for one in counted
+    )
+    if not shaped or facts["read_at"] is None:
+        return shaped and all(facts[key] == UNREAD[key] for key in UNREAD)
+    expected = {"read_at": str, "approvals": dict, "cells": dict, "database": dict}
+    return (
+        all(isinstance(facts.get(key), kind) for key, kind in expected.items())
+        and {"name", "system_identifier"} <= facts["database"].keys()
+        and facts["cells"].keys() == {"scope", "plan", "created_at"}
+    )
 
 
 def unread(manifest: Manifest) -> list[str]:
