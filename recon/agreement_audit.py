@@ -177,7 +177,7 @@ def _unaccompanied(
             refusals |= {line for line in lines if line.decision == Decision.NO_GO}
             candidates |= {line for line in lines if line.decision != Decision.NO_GO}
     for candidates, refusals in plans.values():
-        more = {found[line] - least[line] for line in candidates}
+        more = {max(0, found[line] - least[line]) for line in candidates}
         for line in sorted(refusals - set(missing), key=lambda line: line.name):
             if more and found[line] - least[line] not in more:
                 expected = " or ".join(str(least[line] + number) for number in sorted(more))
