@@ -168,7 +168,10 @@ def _unaccompanied(
     missing: Collection[Line],
     results: Iterable[Mapping[str, Any]],
 ) -> Iterator[str]:
-    """A dry run speaks of its candidates and its refusals at once: beyond the reports, both are there equally often."""
+    """A dry run speaks of its candidates and its refusals at once: beyond the reports, both are there equally often.
+
+    The first apply of a plan speaks of the refusals once more; its report may be lost when it was run again.
+    """
     plans: dict[str | None, tuple[set[Line], set[Line]]] = {}
     for result in results:
         if result["stage"] == Stage.DRY_RUN:
@@ -176,8 +179,11 @@ def _unaccompanied(
             lines = {reported_line(item, result) for item in result["items"]}
             refusals |= {line for line in lines if line.decision == Decision.NO_GO}
             candidates |= {line for line in lines if line.decision != Decision.NO_GO}
-    for candidates, refusals in plans.values():
+    for digest, (candidates, refusals) in plans.items():
         more = {max(0, found[line] - least[line]) for line in candidates}
+        applies = [one for one in results if one["stage"] == Stage.APPLY and one["plan_digest"] == digest]
+        if applies and not any(item["decision"] == Decision.NO_GO for one in applies for item in one["items"]):
+            more |= {number + 1 for number in more}
         for line in sorted(refusals - set(missing), key=lambda line: line.name):
             if more and found[line] - least[line] not in more:
                 expected = " or ".join(str(least[line] + number) for number in sorted(more))
