@@ -14,6 +14,7 @@ from sqlalchemy.engine import Connection
 
 from recon import audit, batches
 from recon.agreement_audit import WRITTEN, audited_line, findings
+from recon.agreement_record import last_run, place_note, record_checks
 from recon.approval import NOT_SIGNED
 from recon.audit import AuditRow
 from recon.database import transaction
@@ -23,10 +24,12 @@ from recon.errors import ReconError
 from recon.identity import canonical_time
 from recon.orders import Orders
 from recon.plan import item_from
-from recon.reporting.folder import report_files
+from recon.reporting.chain import signed_files
+from recon.reporting.manifest import Manifest, read_manifest
+from recon.reporting.names import report_files
 from recon.reporting.seal import read_actor
 from recon.settings import Settings
-from recon.stages.approved import altered_rows, approval_told
+from recon.stages.approved import altered_rows, approval_told, tells_of
 from recon.wording import count
 from recon.workspace import open_workspace
 
@@ -34,9 +37,10 @@ LASTING = ("validation_failed", "existing_row_differs")
 """Codes of a stage that FAILED and yet wrote: validate takes the batch back, a repeated apply audits what stands."""
 
 
-def database_checks(settings: Settings, directory: Path) -> list[Check]:
+def database_checks(settings: Settings, directory: Path, *, signing: bool = False) -> list[Check]:
     """What the database says of the folder's batch.
 
+    While `signing`, it does not matter whether a signature and the batch's state tell of each other yet.
     Without RECON_DATABASE_URL a batch that the embedded demo does not hold is not compared, and the check says so.
     """
     results = _results(directory)
@@ -49,7 +53,7 @@ def database_checks(settings: Settings, directory: Path) -> list[Check]:
             batch = batches.load(connection, batch_id, profile_id)
             if batch.state is None and settings.is_demo:
                 return [Check("database", True, "not compared: the embedded demo no longer holds this batch")]
-            return list(_Comparison(connection, batch, results, actors).checks())
+            return list(_Comparison(connection, batch, results, actors, directory, signing).checks())
     except ReconError as error:
         return [Check("database", False, f"{error.code}: {error.message}")]
 
@@ -76,12 +80,18 @@ class _Comparison:
         batch: batches.Batch,
         results: Sequence[dict[str, Any]],
         actors: dict[str, str | None],
+        folder: Path,
+        signing: bool,
     ) -> None:
         self.connection = connection
         self.batch = batch
         self.actors = {report: actor for report, actor in actors.items() if actor is not None}
         self.results = [result for result in results if _lasts(result)]
+        self.folder = folder
+        self.manifest = _manifest(folder)
         self.told = _told_states(self.results)
+        if State.VALIDATED in self.told and (signing or self._is_signed()):
+            self.told = {State.SIGNED, State.VALIDATED} if signing else {State.SIGNED}
         self.applied = [result for result in self.results if result["stage"] == Stage.APPLY]
         self.rolled_back = State.ROLLED_BACK in self.told
 
@@ -90,7 +100,8 @@ class _Comparison:
         if batch.state is None:
             yield Check("database", False, f"expected batch {batch.batch_id}, found none; is this the right database?")
             return
-        yield Check("database", True, f"batch {batch.batch_id} is {batch.state.value}")
+        note = place_note(self.connection, last_run(self.manifest)) if self.manifest else ""
+        yield Check("database", True, f"batch {batch.batch_id} is {batch.state.value}{note}")
         if self.told:
             yield self._state(batch.state)
         planned = [result["plan_digest"] for result in self.results if result["plan_digest"]]
@@ -108,6 +119,13 @@ class _Comparison:
             yield self._order_rows()
         if self._told_approvals(Stage.ROLLBACK):
             yield self._rollback_approval()
+        if self.manifest:
+            yield from record_checks(self.connection, batch, self.folder, self.manifest, self.results)
+
+    def _is_signed(self) -> bool:
+        """Whether the youngest signature was given for all that was written; a refusal since then wrote nothing."""
+        signed = signed_files(self.folder, self.manifest) if self.manifest else None
+        return signed is not None and all(result["report"] in signed for result in self.results)
 
     def _state(self, state: State) -> Check:
         told = " or ".join(sorted(one.value for one in self.told))
@@ -146,7 +164,7 @@ class _Comparison:
         wrong = [
             f"the report says {detail}, the database {said}; {'signed' if signed else NOT_SIGNED}"
             for detail in self._told_approvals(stage)
-            if not _tells_of(detail, said, signed)
+            if not tells_of(detail, said, signed)
         ]
         if approval.get("plan_digest") != self.batch.plan_digest:
             wrong.append(f"it is of plan {approval.get('plan_digest')}")
@@ -204,10 +222,13 @@ class _Comparison:
         return Check("order_rows", not wrong, listed or good + (f"; other batches own {others}" if others else ""))
 
 
-def _tells_of(detail: str, said: str, signed: bool) -> bool:
-    """Whether a report's words are those of an approval; by whom it was signed may be known better now than then."""
-    how = detail.removeprefix(said)
-    return detail.startswith(said) and (how.startswith("; signed") if signed else how in ("", f"; {NOT_SIGNED}"))
+def _manifest(folder: Path) -> Manifest | None:
+    """The folder's manifest; None when it is of the older form, or none: what is wrong with it is told elsewhere."""
+    try:
+        manifest = read_manifest(folder)
+    except OSError:
+        return None
+    return manifest if manifest.is_statement else None
 
 
 def _lasts(result: dict[str, Any]) -> bool:

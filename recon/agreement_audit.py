@@ -100,6 +100,7 @@ def findings(
     strange = Counter({line: n for line, n in (found - least).items() if not _may_be(line, found[line], known, plans)})
     yield from _unlike(missing, strange)
     yield from _uneven({line: found[line] for line in known if line not in missing and line.decision not in WRITTEN})
+    yield from _unaccompanied(found, least, missing, results)
     told = _told_actors(results, actors)
     told.update((line, printable(approver or "")) for line in least if line.decision == Decision.PENDING_APPLY)
     yield from _wrong_actors(rows, told, missing)
@@ -154,10 +155,39 @@ def _uneven(found: Mapping[Line, int]) -> Iterator[str]:
     for line in sorted(found, key=lambda line: line.name):
         groups.setdefault((line.plan_digest, line.decision), []).append(line)
     for lines in groups.values():
-        [(usual, _)] = Counter(found[line] for line in lines).most_common(1)
+        often = Counter(found[line] for line in lines)
+        usual = min(often, key=lambda times: (-often[times], times))
         for line in lines:
             if found[line] != usual:
                 yield f"{line.name} is there {count(found[line], 'time')}, the rest of its plan {usual}"
+
+
+def _unaccompanied(
+    found: Mapping[Line, int],
+    least: Mapping[Line, int],
+    missing: Collection[Line],
+    results: Iterable[Mapping[str, Any]],
+) -> Iterator[str]:
+    """A dry run speaks of its candidates and its refusals at once: beyond the reports, both are there equally often.
+
+    The first apply of a plan speaks of the refusals once more; its report may be lost when it was run again.
+    """
+    plans: dict[str | None, tuple[set[Line], set[Line]]] = {}
+    for result in results:
+        if result["stage"] == Stage.DRY_RUN:
+            candidates, refusals = plans.setdefault(result["plan_digest"], (set(), set()))
+            lines = {reported_line(item, result) for item in result["items"]}
+            refusals |= {line for line in lines if line.decision == Decision.NO_GO}
+            candidates |= {line for line in lines if line.decision != Decision.NO_GO}
+    for digest, (candidates, refusals) in plans.items():
+        more = {max(0, found[line] - least[line]) for line in candidates}
+        applies = [one for one in results if one["stage"] == Stage.APPLY and one["plan_digest"] == digest]
+        if applies and not any(item["decision"] == Decision.NO_GO for one in applies for item in one["items"]):
+            more |= {number + 1 for number in more}
+        for line in sorted(refusals - set(missing), key=lambda line: line.name):
+            if more and found[line] - least[line] not in more:
+                expected = " or ".join(str(least[line] + number) for number in sorted(more))
+                yield f"{line.name} is there {count(found[line], 'time')}, expected {expected}"
 
 
 def _told_actors(results: Iterable[Mapping[str, Any]], actors: Mapping[str, str]) -> Counter[tuple[Line, str | None]]:

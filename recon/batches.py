@@ -39,6 +39,7 @@ class Action(StrEnum):
     APPROVE_ROLLBACK = "approve-rollback"
     STALE = "stale"
     REFUTE = "refute"
+    SIGN = "sign"
 
 
 TRANSITIONS: dict[tuple[State | None, Action], tuple[State, str]] = {
@@ -64,6 +65,14 @@ TRANSITIONS: dict[tuple[State | None, Action], tuple[State, str]] = {
     (State.APPLIED, Action.APPROVE_ROLLBACK): (State.APPLIED, "a person approves that its rows be canceled"),
     (State.VALIDATED, Action.APPROVE_ROLLBACK): (State.VALIDATED, "a person approves that its rows be canceled"),
     (State.ROLLED_BACK, Action.ROLLBACK): (State.ROLLED_BACK, "rolling back again changes nothing"),
+    (State.VALIDATED, Action.SIGN): (State.SIGNED, "a person signs the report, which closes the incident"),
+    (State.SIGNED, Action.SIGN): (State.SIGNED, "another person may sign too"),
+    (State.ROLLED_BACK, Action.SIGN): (State.ROLLED_BACK, "the report of a rollback may be signed"),
+    (State.SIGNED, Action.APPLY): (State.VALIDATED, "applying again only compares; its report is not signed"),
+    (State.SIGNED, Action.VALIDATE): (State.VALIDATED, "validation may be repeated; its report is not signed"),
+    (State.SIGNED, Action.REFUTE): (State.APPLIED, "a validation that fails takes the earlier one back"),
+    (State.SIGNED, Action.APPROVE_ROLLBACK): (State.SIGNED, "a person approves that its rows be canceled"),
+    (State.SIGNED, Action.ROLLBACK): (State.ROLLED_BACK, "rollback cancels the rows"),
 }
 """Every legal action with the state it leads to and its reason; any other is refused."""
 
@@ -144,7 +153,8 @@ class Batch:
             State.PLANNED: self.approve_command(key=key) if self.can_be_approved else plan,
             State.APPROVED: f"recon run apply {which}",
             State.APPLIED: f"recon run validate {which}",
-            State.VALIDATED: f"recon verify {shlex.quote(str(reports / self.batch_id))}"
+            State.VALIDATED: f"recon sign --batch-id {self.batch_id} --key PATH",
+            State.SIGNED: f"recon verify {shlex.quote(str(reports / self.batch_id))}"
             if reports
             else f"recon status {profile}",
             State.ROLLED_BACK: "recon run detect with a new batch_id, to repair it again",

@@ -30,6 +30,7 @@ from recon.incident import commit_outcome, exact
 from recon.reporting.result import console_text, printable
 from recon.reporting.verify import verify_folder
 from recon.settings import Settings, load_settings
+from recon.sign_off import sign_report
 from recon.stages.approve import approve, approve_rollback
 from recon.stages.release import Approval
 from recon.workspace import open_workspace
@@ -202,14 +203,46 @@ def status_command(profile_id: str | None, as_json: bool) -> None:
     _say(as_json, {"batches": document}, lines or ["no batch yet; start with `recon run detect`"])
 
 
+@cli.command("sign")
+@batch_option
+@click.option("--key", required=True, metavar="PATH", type=click.Path(path_type=Path), help="The SSH key to sign with.")
+@click.option("--by", metavar="NAME", help="Who signs; by default whom the allowed-signers file names, else the actor.")
+@as_json
+def sign_command(batch_id: str, key: Path, by: str | None, as_json: bool) -> None:
+    """Sign the report of a validated or rolled back batch, which closes the incident.
+
+    First the report is verified, offline and against the database, and refused unless all of it holds. The signature
+    (ssh-keygen -Y sign, namespace recon-report) is written beside manifest.json. A stage that runs later makes a new
+    manifest, to be signed again.
+    """
+    signed = sign_report(load_settings(), check_batch_id(batch_id), key, by)
+    _say(as_json, signed.document(), [printable(line) for line in signed.lines()])
+
+
 @cli.command("verify")
 @click.argument("directory", metavar="DIR", type=click.Path(exists=True, file_okay=False, path_type=Path))
+@click.option(
+    "--allowed-signers",
+    metavar="FILE",
+    type=click.Path(path_type=Path),
+    help="Whose signatures count, in place of RECON_ALLOWED_SIGNERS.",
+)
 @as_json
-def verify_command(directory: Path, as_json: bool) -> None:
-    """Check that a report folder is untouched. What the database holds must agree with it."""
-    checks = verify_folder(directory)
+def verify_command(directory: Path, allowed_signers: Path | None, as_json: bool) -> None:
+    """Check that a report folder is untouched, by whom it is signed, and that the database agrees with it.
+
+    Without the database: every file has the sum that SHA256SUMS and manifest.json name; no other file is there;
+    every notebook ran to its end and is sealed; each manifest follows the one that it replaced; signatures, of the
+    report and of the approvals in it, are those of people whom the allowed-signers file names.
+
+    With it: the batch, each of its audit rows and each of its rows in orders are as reported and recorded.
+
+    Each failure names the file or the row. Exit status: 0 all checks hold, 1 one does not.
+    """
+    settings = load_settings()
+    checks = verify_folder(directory, allowed_signers or settings.recon_allowed_signers)
     if all(check.ok for check in checks):
-        checks += database_checks(load_settings(), directory)
+        checks += database_checks(settings, directory)
     _report_checks(checks, as_json)
 
 

@@ -43,6 +43,7 @@ class State(StrEnum):
     APPROVED = "approved"
     APPLIED = "applied"
     VALIDATED = "validated"
+    SIGNED = "signed"
     ROLLED_BACK = "rolled_back"
 
 

@@ -9,10 +9,11 @@ from __future__ import annotations
 import os
 import platform
 from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass, replace
 from decimal import Context, localcontext
 from importlib.metadata import version
+from pathlib import Path
 
 import sqlalchemy as sa
 
@@ -24,6 +25,7 @@ from recon.doors.names import Role
 from recon.errors import ReconError, Refused
 from recon.identity import advisory_key, check_batch_id
 from recon.plan import EXACT
+from recon.record import write_record
 from recon.settings import Settings, load_settings
 from recon.stages.apply import apply
 from recon.stages.approve import approve
@@ -70,8 +72,16 @@ class Incident:
     card: Table
 
     def run(self) -> StageResult:
-        """Run the stage; writes what the stage writes. Refusals and failures are results, not exceptions."""
-        return run_stage(self.work, self.stage, self.profile_id, self.batch_id)
+        """Run the stage; writes what the stage writes. Refusals and failures are results, not exceptions.
+
+        Within a run, what the database holds afterwards is also written to the folder that the runner named; if that
+        folder cannot be written, the runner says so in its place.
+        """
+        result = run_stage(self.work, self.stage, self.profile_id, self.batch_id)
+        if kept := passed_by_runner().get("record"):
+            with suppress(OSError):
+                write_record(Path(kept), self.work, self.profile_id, self.batch_id)
+        return result
 
 
 def open_incident(stage: str, profile_id: str, batch_id: str) -> Incident:

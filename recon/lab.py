@@ -13,7 +13,7 @@ from typing import NoReturn
 from jupyter_core.paths import jupyter_data_dir
 from pydantic import SecretStr
 
-from recon.reporting.folder import STEMS
+from recon.reporting.names import STEMS
 from recon.reporting.notebook import find_notebook
 from recon.reporting.seal import load_notebook
 from recon.settings import Settings

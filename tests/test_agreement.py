@@ -15,15 +15,16 @@ from console import PASSWORD, with_password
 from incidents import NOW, Incident, an_incident
 from nbformat.v4 import new_code_cell, new_notebook, new_output
 
-from recon.agreement import _tells_of, database_checks
+from recon.agreement import database_checks
 from recon.doctor import RIGHTS
 from recon.domain import Check, Stage, Table
 from recon.embedded import EmbeddedServer
 from recon.identity import digest
-from recon.reporting.folder import STEMS
+from recon.reporting.names import STEMS
 from recon.reporting.result import result_json
 from recon.reporting.tables import TableView
 from recon.settings import Settings
+from recon.stages.approved import tells_of
 
 
 class Audited:
@@ -506,5 +507,5 @@ def test_an_unreachable_database_is_no_agreement(applied) -> None:
 def test_whether_it_was_signed_must_agree_and_by_whom_is_for_the_signature_to_tell(how, signed, alike) -> None:
     """Reports from before approvals could be signed say nothing of it."""
     said = "by 'x', valid until 2026-03-03T12:00:00.000000Z; no acknowledgement"
-    assert _tells_of(said + how, said, signed) is alike
-    assert not _tells_of("by 'y'" + how, said, signed)
+    assert tells_of(said + how, said, signed) is alike
+    assert not tells_of("by 'y'" + how, said, signed)

@@ -26,7 +26,10 @@ def test_the_table_speaks_of_every_state_and_action() -> None:
     assert {after for after, _ in TRANSITIONS.values()} == set(State)
     assert {action for _, action in TRANSITIONS} == set(Action)
     assert all(reason for _, reason in TRANSITIONS.values())
-    assert {action for state, action in TRANSITIONS if state is State.ROLLED_BACK} == {Action.ROLLBACK}, "final"
+    assert {action for state, action in TRANSITIONS if state is State.ROLLED_BACK} == {
+        Action.ROLLBACK,
+        Action.SIGN,
+    }, "final"
 
 
 @pytest.mark.parametrize(("state", "action"), ILLEGAL)
@@ -63,8 +66,15 @@ def test_every_illegal_step_is_refused_by_its_stage_and_changes_nothing(incident
             assert refusal(lambda batch=batch: incident.approve_rollback(batch=batch)).code == code
             tried += 1
         assert incident.everything() == before, state
-    internal = {Action.STALE, Action.REFUTE}
+    internal = {Action.STALE, Action.REFUTE, Action.SIGN}  # tests/test_sign.py has the last
     assert tried == len([pair for pair in ILLEGAL if pair[1] not in internal])
+
+
+def sign(incident: Incident, batch_id: str) -> Batch:
+    """What signing does to the batch, without a report."""
+    with transaction(incident.engine) as connection:
+        held = batches.load(connection, batch_id, lock=True)
+        return batches.save(connection, held.moved(Action.SIGN), actor="signer", now=NOW)
 
 
 def test_a_life_that_takes_every_legal_step(incident: Incident) -> None:
@@ -74,7 +84,8 @@ def test_a_life_that_takes_every_legal_step(incident: Incident) -> None:
     def step(action: str, taken: str | None = None, batch: str = "life") -> None:
         before = incident.state(batch)
         approvals = {"approve": incident.approve, "approve-rollback": incident.approve_rollback}
-        outcome = approvals[action](batch=batch) if action in approvals else incident.run(action, batch)
+        others = approvals | {"sign": lambda batch: sign(incident, batch)}
+        outcome = others[action](batch=batch) if action in others else incident.run(action, batch)
         after = State(incident.state(batch) or "")
         seen.add((State(before) if before else None, Action(taken or action), after))
         assert outcome is not None
@@ -100,15 +111,19 @@ def test_a_life_that_takes_every_legal_step(incident: Incident) -> None:
     incident.sql("UPDATE orders SET price = 1 WHERE order_id LIKE 'BFILL-%%'")
     step("validate", "refute")
     incident.sql("UPDATE orders SET price = 110 WHERE order_id LIKE 'BFILL-%%'")
-    for action in ("validate", "validate", "apply", "approve-rollback"):
+    signed = ("validate", "sign", "sign", "approve-rollback", "apply", "sign", "validate", "sign")
+    for actions in (("validate", "validate", "apply", "approve-rollback"), signed):
+        for action in actions:
+            step(action)
+        incident.sql("UPDATE orders SET price = 1 WHERE order_id LIKE 'BFILL-%%'")
+        step("validate", "refute")
+        incident.sql("UPDATE orders SET price = 110 WHERE order_id LIKE 'BFILL-%%'")
+    for action in ("rollback", "rollback", "sign"):
         step(action)
-    incident.sql("UPDATE orders SET price = 1 WHERE order_id LIKE 'BFILL-%%'")
-    step("validate", "refute")
-    incident.sql("UPDATE orders SET price = 110 WHERE order_id LIKE 'BFILL-%%'")
-    step("rollback")
-    step("rollback")
     for action in ("detect", "dry-run", "approve", "apply", "validate", "rollback"):
         step(action, batch="life-2")
+    for action in ("detect", "dry-run", "approve", "apply", "validate", "sign", "rollback"):
+        step(action, batch="life-3")
     assert seen == {(state, action, after) for (state, action), (after, _) in TRANSITIONS.items()}
 
 
@@ -187,9 +202,9 @@ def test_the_next_command_of_every_state_names_batch_and_profile() -> None:
 
 def test_a_refused_step_does_not_guess_where_reports_lie() -> None:
     """Only `recon status` knows the folder."""
-    message = refusal(lambda: Batch("b-7", "p-7", State.VALIDATED).after(Action.DRY_RUN)).message
-    assert message == "Batch b-7 is validated; dry-run is not possible. Next: recon status --profile-id p-7"
-    said = Batch("b-7", "p-7", State.VALIDATED).next_command(Path("/some where"))
+    message = refusal(lambda: Batch("b-7", "p-7", State.SIGNED).after(Action.DRY_RUN)).message
+    assert message == "Batch b-7 is signed; dry-run is not possible. Next: recon status --profile-id p-7"
+    said = Batch("b-7", "p-7", State.SIGNED).next_command(Path("/some where"))
     assert said == "Next: recon verify '/some where/b-7'"
 
 

@@ -81,6 +81,9 @@ def story(place: Place) -> Story:
     told.shell("apply", told.next() + " --json")
     told.steps["apply again"] = told.console.stage("apply", PROFILE, BATCH, "--json")
     told.shell("validate", told.next())
+    command = ["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(place.folder / "story-key")]
+    subprocess.run(command, check=True)
+    told.shell("sign", told.next().replace("PATH", str(place.folder / "story-key")))
     told.shell("verify", told.next())
     return told
 
@@ -88,7 +91,7 @@ def story(place: Place) -> Story:
 def test_every_step_ended_as_it_had_to(story) -> None:
     assert {step: answer.status for step, answer in story.steps.items()} == {
         "detect": 0, "dry-run": 3, "approve without": 3, "approve without one": 3, "approve": 0, "apply": 0,
-        "apply again": 0, "validate": 0, "verify": 0,
+        "apply again": 0, "validate": 0, "sign": 0, "verify": 0,
     }  # fmt: skip
 
 
@@ -156,10 +159,14 @@ def test_the_folder_holds_every_run_three_times_and_describes_itself(story) -> N
     stems = ["01_detect", "02_dry_run", "03_apply", "03_apply.2", "04_validate"]
     expected = {f"{stem}.{suffix}" for stem in stems for suffix in ("ipynb", "html", "json")}
     names = {path.name for path in story.folder.iterdir() if not path.name.startswith("05_")}
-    assert names == expected | {"index.html", "SHA256SUMS", "manifest.json", "evidence"}
+    assert names == expected | {"index.html", "SHA256SUMS", "manifest.json", "manifest.json.sig"} | {
+        "evidence",
+        "record",
+        "manifests",
+    }
     for name in expected:
         assert (story.folder / name).stat().st_mode & 0o222 == 0
-    assert json.loads((story.folder / "manifest.json").read_text())["profile_id"] == PROFILE
+    assert json.loads((story.folder / "manifest.json").read_text())["predicate"]["profile_id"] == PROFILE
     subprocess.run(["sha256sum", "--strict", "--quiet", "-c", "SHA256SUMS"], cwd=story.folder, check=True)
 
 
@@ -175,7 +182,9 @@ def test_verify_says_that_folder_and_database_agree(story) -> None:
     assert all(line.startswith("ok   ") for line in lines)
     assert [line[5:].split(":")[0] for line in lines] == [
         "sums_match", "nothing_unlisted", "manifest_agrees", "notebooks_sealed", "json_equals_seal", "one_batch",
+        "records_agree", "manifests_chained", "approvals", "signature",
         "database", "state", "plan_digest", "stored_plan", "approval", "audit_rows", "order_rows",
+        "recorded_audit", "recorded_orders", "recorded_batch",
     ]  # fmt: skip
 
 

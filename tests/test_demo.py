@@ -114,7 +114,7 @@ def test_it_says_in_a_few_lines_what_was_found_repaired_and_refused(demo) -> Non
 def test_its_reports_verify_and_hold_no_secret(demo) -> None:
     for batch_id in ("demo-incident", "demo-incident-2"):
         assert [check for check in verify_folder(demo.reports / batch_id) if not check.ok] == []
-    assert assert_no_secret_in(demo.reports) == 2 * (3 * len(STAGES) + 4 * len(STAGES) + 3)
+    assert assert_no_secret_in(demo.reports) == 2 * (10 * len(STAGES) + 2 + 3 + 3)
     assert demo.console.inside("verify", str(demo.reports / "demo-incident-2")).status == 0
 
 

@@ -20,7 +20,7 @@ from venue.server import KEYS, VenueServer
 from recon.demo import DEMO_PROFILE
 from recon.domain import Stage, Wanted
 from recon.errors import ReconError
-from recon.reporting.folder import read_manifest
+from recon.reporting.manifest import read_manifest
 from recon.reporting.runner import Outcome, run_stage
 from recon.reporting.verify import verify_folder
 from recon.settings import Settings
@@ -94,8 +94,10 @@ def test_what_was_fetched_is_kept_beside_the_report(settings, folder) -> None:
     assert below(kept) == FILES
     assert {path.stat().st_mode & 0o777 for path in kept.iterdir()} == {0o444}
     assert kept.stat().st_mode == folder.stat().st_mode
-    listed = {entry["name"]: entry for entry in read_manifest(folder)["files"]}
-    assert [name for name in listed if "/" in name] == [f"evidence/02_dry_run/{name}" for name in FILES]
+    listed = {entry["name"]: entry for entry in read_manifest(folder).files}
+    assert [name for name in listed if name.startswith("evidence/")] == [
+        f"evidence/02_dry_run/{name}" for name in FILES
+    ]
     assert listed["evidence/02_dry_run/fills.csv"]["stage"] == "dry-run"
     assert '<a href="evidence/02_dry_run/fills.csv">fills.csv</a>' in (folder / "index.html").read_text()
     assert failed(folder) == {}
@@ -283,7 +285,7 @@ def test_a_repair_keeps_the_evidence_of_each_stage_and_its_plan_can_be_made_from
     ]  # fmt: skip
     coreutils(folder)
     assert console.inside("verify", str(folder)).status == 0
-    assert assert_no_secret_in(folder) == 5 * 3 + 3 + 4 * 4
+    assert assert_no_secret_in(folder) == 5 * 3 + 3 + 4 * 4 + 5 * 3 + 3 + 4
 
 
 def test_a_venue_whose_clock_runs_ahead_is_kept_with_its_window(tmp_path) -> None:

@@ -12,7 +12,7 @@ import nbformat
 import pytest
 
 from recon.domain import Stage
-from recon.reporting.folder import STEMS
+from recon.reporting.names import STEMS
 from recon.reporting.notebook import check_parameters
 from recon.reporting.runner import PARAMETERS
 

@@ -212,7 +212,7 @@ def test_the_command_runs_and_prints_what_is_shown(step: Step, sessions: dict[in
 def test_every_block_is_of_a_kind_that_is_tested() -> None:
     kinds = [match["info"] for match in FENCE.finditer(README)]
     assert README.count("```") == 2 * len(kinds)
-    assert set(kinds) == {"ini", "sql", *(f"console {world}" for world in WORLDS)}
+    assert set(kinds) == {"ini", "sql", "text", *(f"console {world}" for world in WORLDS)}
     assert all(body.startswith("$ ") for _, _, body in blocks("console"))
 
 

@@ -18,8 +18,8 @@ from report_samples import NOTEBOOKS
 from recon.domain import Stage
 from recon.errors import ReconError, Refused, UsageError
 from recon.interrupts import INTERRUPTS
+from recon.reporting import describe as describe_module
 from recon.reporting import notebook as notebook_module
-from recon.reporting import runner
 from recon.reporting.notebook import find_notebook
 from recon.reporting.render import render
 from recon.reporting.runner import Outcome, run_stage
@@ -57,6 +57,7 @@ def test_a_run_is_kept_as_three_files_and_described(settings, capfd) -> None:
         "SHA256SUMS",
         "index.html",
         "manifest.json",
+        "record",
     ]
     saved = json.loads(outcome.report.with_suffix(".json").read_text())
     assert saved == outcome.result | {"report": "02_dry_run.ipynb"}
@@ -194,10 +195,10 @@ def test_an_interrupt_while_the_report_is_saved_waits_until_it_is_whole(settings
         os.kill(os.getpid(), signal.SIGINT)
         return render(*arguments)
 
-    monkeypatch.setattr(runner, "render", interrupted)
+    monkeypatch.setattr(describe_module, "render", interrupted)
     with pytest.raises(KeyboardInterrupt):
         run(settings, "good")
-    assert len(names(settings)) == 6
+    assert len(names(settings)) == 7
     assert [check.name for check in verify_folder(settings.recon_reports_dir / "batch-1") if not check.ok] == []
 
 
@@ -219,7 +220,8 @@ def test_no_secret_reaches_a_file_or_a_message(settings, monkeypatch) -> None:
     settings = Settings(recon_reports_dir=settings.recon_reports_dir, _env_file=None)
     outcome = run(settings, "leaking")
     assert outcome.result["code"] == "cell_failed"
-    written = "".join(path.read_text() for path in outcome.report.parent.iterdir()) + str(outcome.result)
+    files = (path for path in outcome.report.parent.rglob("*") if path.is_file())
+    written = "".join(path.read_text() for path in files) + str(outcome.result)
     assert "db.invalid" in written
     assert "***" in written
     assert [secret for secret in ("s%40same", "s@same", token) if secret in written] == []

@@ -11,7 +11,7 @@ from report_samples import NASTY, against, done, dry_run, executed, item, refuse
 
 from recon.domain import Grade, Reason, Stage
 from recon.identity import digest
-from recon.reporting.folder import STEMS
+from recon.reporting.names import STEMS
 from recon.reporting.notebook import from_text, to_text
 from recon.reporting.result import KEYS, console_text, printable, result_json
 from recon.reporting.seal import SEAL_TYPE, read_actor, read_report, read_seal, seal

@@ -7,8 +7,10 @@ import json
 import os
 import re
 import resource
+import shutil
 import subprocess
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 
 import nbformat
@@ -17,18 +19,24 @@ from report_samples import done, dry_run, executed, refused
 
 from recon.domain import Stage
 from recon.errors import ReconError, Refused
-from recon.reporting.folder import STEMS, add_file, add_report, describe, open_folder, read_manifest
+from recon.reporting.describe import describe
+from recon.reporting.files import add_file
+from recon.reporting.folder import add_report, open_folder
+from recon.reporting.manifest import read_manifest
+from recon.reporting.names import STEMS, sha256
 from recon.reporting.result import result_json
 from recon.reporting.verify import verify_folder
 
-CHECKS = ["sums_match", "nothing_unlisted", "manifest_agrees", "notebooks_sealed", "json_equals_seal", "one_batch"]
+OLDER = ["sums_match", "nothing_unlisted", "manifest_agrees", "notebooks_sealed", "json_equals_seal", "one_batch"]
+CHECKS = [*OLDER, "records_agree", "manifests_chained", "approvals", "signature"]
 
 
 def keep(folder: Path, result) -> Path:
     notebook = executed(result, "1 + 1")
     report = add_report(folder, STEMS[result.stage], nbformat.writes(notebook).encode())
-    add_file(report.with_suffix(".json"), json.dumps(result_json(result, report.name)).encode())
-    add_file(report.with_suffix(".html"), f"<p>the page of {report.name}</p>".encode())
+    with suppress(FileExistsError):  # another thread that describes the folder may have completed the report
+        add_file(report.with_suffix(".json"), json.dumps(result_json(result, report.name)).encode())
+        add_file(report.with_suffix(".html"), f"<p>the page of {report.name}</p>".encode())
     describe(folder, result.profile_id)
     return report
 
@@ -61,10 +69,10 @@ def test_coreutils_agrees(folder) -> None:
 
 
 def test_runs_are_numbered_read_only_and_described(folder) -> None:
-    names = [entry["name"] for entry in read_manifest(folder)["files"] if entry["name"].endswith(".ipynb")]
+    names = [entry["name"] for entry in read_manifest(folder).files if entry["name"].endswith(".ipynb")]
     assert names == ["01_detect.ipynb", "02_dry_run.ipynb", "02_dry_run.2.ipynb", "03_apply.ipynb"]
     assert all((folder / name).stat().st_mode & 0o777 == 0o444 for name in names)
-    last = read_manifest(folder)["files"][-1]
+    last = read_manifest(folder).files[-1]
     assert re.fullmatch(r"20\d\d-\d\d-\d\dT\d\d:\d\d:\d\dZ", last["kept_at"])
     assert last | {"sha256": "", "size": 0, "kept_at": ""} == {
         "name": "03_apply.json",
@@ -87,7 +95,7 @@ def test_the_index_shows_when_each_run_was_kept_in_this_order(tmp_path) -> None:
         os.utime(path, (number * 60, number * 60))
     describe(tmp_path, "demo")
     page = (tmp_path / "index.html").read_text()
-    shown = re.findall(r"<td>(1970-01-01T00:0\d:00Z)</td>\s.*\s.*\s<td><a href=\"([^\"]+)\.ipynb\"", page)
+    shown = re.findall(r"<td>(1970-01-01T00:0\d:00Z)</td>\s.*\s.*\s<td><a href=\"([^\"]+)\.(?:ipynb|html)\"", page)
     assert shown == [
         ("1970-01-01T00:00:00Z", "03_apply.failed"),
         ("1970-01-01T00:01:00Z", "03_apply"),
@@ -95,13 +103,40 @@ def test_the_index_shows_when_each_run_was_kept_in_this_order(tmp_path) -> None:
     ]
 
 
-def test_a_manifest_from_before_it_said_when_is_read_and_goes_on(folder) -> None:
-    manifest = json.loads((folder / "manifest.json").read_text())
-    for entry in manifest["files"]:
-        del entry["kept_at"]
-    overwrite(folder / "manifest.json", json.dumps(manifest).encode())
+def older_form(folder: Path, *, kept_at: bool = True) -> bytes:
+    """Describe the folder as recon did before the manifest was a Statement, and before it said when; its manifest."""
+    manifest = read_manifest(folder)
+    files = [{k: v for k, v in entry.items() if kept_at or k != "kept_at"} for entry in manifest.files]
+    content = {"batch_id": manifest.batch_id, "profile_id": manifest.profile_id, "files": files}
+    data = (json.dumps(content, indent=2) + "\n").encode()
+    overwrite(folder / "manifest.json", data)
+    shutil.rmtree(folder / "manifests")
+    names = [entry["name"] for entry in files] + ["manifest.json", "index.html"]
+    sums = "".join(f"{sha256(folder / name)}  {name}\n" for name in sorted(names))
+    (folder / "SHA256SUMS").write_text(sums)
+    return data
+
+
+@pytest.mark.parametrize("kept_at", [True, False])
+def test_a_folder_of_the_older_form_is_accepted_and_said_to_be_one(folder, kept_at) -> None:
+    older_form(folder, kept_at=kept_at)
+    checks = verify_folder(folder)
+    assert [check.name for check in checks] == OLDER
+    assert failed(folder) == {}
+    assert "it is of the older form" in checks[2].detail
+    overwrite(folder / "01_detect.html", b"<p>a kinder page</p>")
+    assert failed(folder) == {"sums_match": "01_detect.html was changed."}
+
+
+@pytest.mark.parametrize("kept_at", [True, False])
+def test_a_folder_of_the_older_form_is_converted_by_the_next_report(folder, kept_at) -> None:
+    data = older_form(folder, kept_at=kept_at)
     keep(folder, done(Stage.VALIDATE))
-    assert {entry["kept_at"] is None for entry in read_manifest(folder)["files"]} == {True, False}
+    manifest = read_manifest(folder)
+    assert {entry["kept_at"] is None for entry in manifest.files} == ({False} if kept_at else {True, False})
+    assert (folder / "manifests" / "1.json").read_bytes() == data
+    assert manifest.previous == sha256(folder / "manifests" / "1.json")
+    assert [check.name for check in verify_folder(folder)] == CHECKS
     assert failed(folder) == {}
 
 
@@ -147,6 +182,8 @@ def test_a_changed_notebook_fails_even_with_new_sums(folder) -> None:
     for name in ("manifest.json", "SHA256SUMS"):
         (folder / name).unlink()
     describe(folder, "demo")
+    assert "manifests/3.json is not listed." in failed(folder)["nothing_unlisted"]
+    shutil.rmtree(folder / "manifests")
     assert failed(folder).keys() == {"notebooks_sealed", "json_equals_seal"}
     assert "03_apply.ipynb: The seal does not match its own digest" in failed(folder)["notebooks_sealed"]
 
@@ -176,7 +213,7 @@ def test_a_report_of_another_batch_is_found(folder) -> None:
 def test_a_manifest_that_disagrees_or_cannot_be_read_is_found(folder) -> None:
     manifest = folder / "manifest.json"
     text = manifest.read_text()
-    first = read_manifest(folder)["files"][0]["sha256"]
+    first = read_manifest(folder).files[0]["sha256"]
     overwrite(manifest, text.replace(first, "0" * 64).encode())
     assert failed(folder)["manifest_agrees"] == "01_detect.html stands in manifest.json and SHA256SUMS differently."
     overwrite(manifest, b"{}")
@@ -208,7 +245,7 @@ def test_runs_that_end_at_the_same_moment_take_different_numbers(tmp_path) -> No
     assert len(set(reports)) == 16
     assert "02_dry_run.16.ipynb" in reports
     assert failed(tmp_path).keys() <= {"one_batch"}  # the folder is not named after the batch
-    assert len(read_manifest(tmp_path)["files"]) == 48
+    assert len(read_manifest(tmp_path).files) == 48
     assert not list(tmp_path.glob(".*"))
 
 

@@ -21,13 +21,14 @@ ROLE_OF: Mapping[Action, Role] = {
     Action.REFUTE: Role.PLANNER,
     Action.APPROVE: Role.APPROVER,
     Action.APPROVE_ROLLBACK: Role.APPROVER,
+    Action.SIGN: Role.APPROVER,
     Action.APPLY: Role.APPLIER,
     Action.STALE: Role.APPLIER,
     Action.ROLLBACK: Role.UNDOER,
 }
 """Who takes which step in the life of a batch."""
 
-LIVE = (State.APPLIED, State.VALIDATED)
+LIVE = (State.APPLIED, State.VALIDATED, State.SIGNED)
 """States of a batch that owns rows."""
 
 PLANNING = (State.DETECTED, State.PLANNED, State.APPROVED)

@@ -8,49 +8,35 @@ interrupts wait, so that a report is whole or was never begun.
 from __future__ import annotations
 
 import json
-import re
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
-from urllib.parse import unquote
+from typing import TYPE_CHECKING, Any
 
 from recon.domain import Stage, StageResult, Verdict
 from recon.identity import check_batch_id
 from recon.incident import commit_outcome
 from recon.interrupts import heard, held_off
-from recon.reporting.folder import (
-    STEMS,
-    add_evidence,
-    add_file,
-    add_report,
-    describe,
-    open_folder,
-    report_files,
-    reports_unwritable,
-)
+from recon.record import parameters
+from recon.reporting.code import code_that_ran
+from recon.reporting.describe import complete, describe
+from recon.reporting.folder import add_beside, add_report, open_folder, reports_unwritable
+from recon.reporting.names import EVIDENCE, RECORD, STEMS, report_files
 from recon.reporting.notebook import Execution, check_parameters, execute, find_notebook, from_text, to_text
-from recon.reporting.render import render
+from recon.reporting.records import finish_record
 from recon.reporting.result import ResultJson, result_json
 from recon.reporting.seal import read_seal
+from recon.reporting.strike import secrets, struck_json
 from recon.venues.archive import ABOUT
 from recon.workspace import RUN_VARIABLE
 
 if TYPE_CHECKING:
-    from pydantic import SecretStr
-
     from recon.settings import Settings
 
 PARAMETERS = frozenset({"profile_id", "batch_id"})
 """The names that every stage's notebook must declare."""
-
-PASSWORD = re.compile(r"://[^:@/]*:([^@]*)@|[?&]password=([^&]*)")
-"""The password in a URL as it is written there, whether or not the rest is well-formed."""
-
-SHORT = 8
-"""A key of fewer characters may be a word of the report, and is struck out only where it stands as a value."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,26 +74,45 @@ def run_stage(
     source = notebook or find_notebook(f"{STEMS[stage]}.ipynb")
     check_parameters(source, PARAMETERS)
     open_folder(folder, profile_id)
-    parameters = {"profile_id": profile_id, "batch_id": batch_id}
-    scope = {"trade_ids": list(trade_ids), "symbols": list(symbols), "demo": demo}
-    with held_off(), _evidence_beside(folder) as evidence:
-        scope |= {"evidence": str(evidence)}
-        execution = execute(source, parameters, {RUN_VARIABLE: json.dumps(scope)}, progress=progress)
+    asked = {"profile_id": profile_id, "batch_id": batch_id}
+    told = parameters(profile_id, batch_id, trade_ids, symbols) | {"git": code_that_ran()}
+    with held_off(), _beside(folder, told) as beside:
+        passed = {"trade_ids": list(trade_ids), "symbols": list(symbols), "demo": demo}
+        passed |= {"evidence": str(beside.evidence), "record": str(beside.record)}
+        execution = execute(source, asked, {RUN_VARIABLE: json.dumps(passed)}, progress=progress)
         execution = _without_secrets(execution, settings)
-        reading = read_seal(execution.notebook, {"stage": stage.value, **parameters})
+        reading = read_seal(execution.notebook, {"stage": stage.value, **asked})
         if reading.findings or reading.result is None:
             failure = _failure(stage, profile_id, batch_id, execution, reading.findings)
             settled = _settled(failure, stage, settings)
-            return _keep(folder, f"{STEMS[stage]}.failed", execution, settled, evidence, settings)
+            return _keep(folder, f"{STEMS[stage]}.failed", execution, settled, beside, settings)
         if _opens_nothing(folder, reading.result):
             return Outcome(reading.result, None)
-        outcome = _keep(folder, STEMS[stage], execution, reading.result, evidence, settings)
+        outcome = _keep(folder, STEMS[stage], execution, reading.result, beside, settings)
         return replace(outcome, result=_settled(outcome.result, stage, settings))
 
 
+@dataclass(frozen=True, slots=True)
+class Beside:
+    """The folder in which a run leaves what is kept with its report; `told` is what the runner knows of the run."""
+
+    folder: Path
+    told: Mapping[str, Any]
+
+    @property
+    def evidence(self) -> Path:
+        """Where the kernel writes what it fetches."""
+        return self.folder / EVIDENCE
+
+    @property
+    def record(self) -> Path:
+        """Where it writes what the database holds once the stage has ended."""
+        return self.folder / RECORD
+
+
 @contextmanager
-def _evidence_beside(folder: Path) -> Iterator[Path]:
-    """Where the kernel writes what it fetches, on the file system of the report folder; what is left goes in the end.
+def _beside(folder: Path, told: Mapping[str, Any]) -> Iterator[Beside]:
+    """A folder of that kind on the file system of the report folder; what is left in it goes in the end.
 
     Raises `ReconError` (reports_unwritable).
     """
@@ -118,7 +123,7 @@ def _evidence_beside(folder: Path) -> Iterator[Path]:
     except OSError as error:
         raise reports_unwritable(folder.parent, error) from None
     with beside as name:
-        yield Path(name).resolve() / "evidence"
+        yield Beside(Path(name).resolve(), told)
 
 
 def _failure(stage: Stage, profile_id: str, batch_id: str, execution: Execution, findings: Sequence[str]) -> ResultJson:
@@ -151,16 +156,16 @@ def _opens_nothing(folder: Path, result: ResultJson) -> bool:
 
 
 def _keep(
-    folder: Path, stem: str, execution: Execution, result: ResultJson, evidence: Path, settings: Settings
+    folder: Path, stem: str, execution: Execution, result: ResultJson, beside: Beside, settings: Settings
 ) -> Outcome:
     report: Path | None = None
     problems: list[str] = []
     try:
         report = add_report(folder, stem, to_text(execution.notebook).encode())
-        saved = result | {"report": report.name}
-        add_file(report.with_suffix(".json"), (json.dumps(saved, indent=2, ensure_ascii=False) + "\n").encode())
-        add_file(report.with_suffix(".html"), render(execution.notebook, saved).encode())
-        _keep_evidence(report, evidence, settings)
+        complete(report, execution.notebook, result)
+        _keep_evidence(report, beside.evidence, settings)
+        finish_record(beside.record, settings, beside.told)
+        add_beside(report, RECORD, beside.record)
         describe(folder, result["profile_id"])
     except Exception as error:  # whatever hinders the report, the stage is over and its verdict must be told
         kept = f"only {report.name} was kept" if report else "no report was kept"
@@ -173,43 +178,14 @@ def _keep_evidence(report: Path, evidence: Path, settings: Settings) -> None:
     """Keep what the stage fetched, if it did and was not stopped in the middle of writing it."""
     about = evidence / ABOUT
     if about.is_file():
-        about.write_text(_struck(about.read_text(encoding="utf-8"), settings), encoding="utf-8")
-        add_evidence(report, evidence)
+        about.write_text(struck_json(about.read_text(encoding="utf-8"), settings), encoding="utf-8")
+        add_beside(report, EVIDENCE, evidence)
 
 
 def _without_secrets(execution: Execution, settings: Settings) -> Execution:
     """The execution with every known secret struck out: a traceback may have quoted one."""
-    text = _struck(to_text(execution.notebook), settings)
+    text = struck_json(to_text(execution.notebook), settings)
     message = execution.message
-    for secret in _secrets(settings):
+    for secret in secrets(settings):
         message = message and message.replace(secret, "***")
     return Execution(from_text(text), execution.code, message)
-
-
-def _struck(text: str, settings: Settings) -> str:
-    """A JSON text with every known secret struck out."""
-    for secret in _secrets(settings):
-        text = text.replace(json.dumps(secret, ensure_ascii=False)[1:-1], "***")
-    return text
-
-
-def _secrets(settings: Settings) -> list[str]:
-    """The token and the exchange's keys, and each password with the signs around it in a URL or connection string.
-
-    A key too short to be unlike any other word counts as a password. A longer secret goes before one that it holds.
-    """
-    urls = (settings.recon_database_url, settings.recon_trading_status_url, settings.recon_exchange_base_url)
-    passwords = {
-        word for url in urls if url for pair in PASSWORD.findall(url.get_secret_value()) for word in pair if word
-    }
-    passwords |= {unquote(password) for password in passwords}
-    keys = _values(settings.recon_exchange_api_key, settings.recon_exchange_secret, settings.recon_exchange_password)
-    passwords |= {key for key in keys if len(key) < SHORT}
-    whole = {key for key in keys if len(key) >= SHORT} | _values(settings.recon_trading_status_token)
-    whole |= {repr(key)[1:-1] for key in whole}
-    shapes = [shape for word in passwords for shape in (f":{word}@", f"password={word}", f"'{word}'")]
-    return sorted([*shapes, *whole], key=lambda secret: (-len(secret), secret))
-
-
-def _values(*given: SecretStr | None) -> set[str]:
-    return {one.get_secret_value() for one in given if one} - {""}

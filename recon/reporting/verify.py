@@ -4,42 +4,86 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path, PurePosixPath
 
 from recon.domain import Check
-from recon.reporting.folder import EVIDENCE, INDEX, MANIFEST, STAGES, SUMS, read_manifest, report_files, sha256
+from recon.reporting.approvals import approvals_check
+from recon.reporting.chain import chain_findings, signature_check
+from recon.reporting.describe import sums
+from recon.reporting.manifest import Manifest, read_manifest, statement
+from recon.reporting.names import (
+    EVIDENCE,
+    INDEX,
+    MANIFEST,
+    MANIFESTS,
+    RECORD,
+    SIGNATURE,
+    STAGES,
+    SUMS,
+    report_files,
+    sha256,
+)
+from recon.reporting.records import record_findings, unread
 from recon.reporting.seal import SealReading, read_report
 
-SUM_LINE = re.compile(rf"(?P<sha256>[0-9a-f]{{64}}) [ *](?P<name>({EVIDENCE}/[0-9][^/\\\n]*/)?[^/\\\n]+)")
-"""A line of SHA256SUMS as coreutils writes it, for a file in the folder itself or among its evidence."""
+SUM_LINE = re.compile(
+    r"(?P<sha256>[0-9a-f]{64}) [ *]"
+    rf"(?P<name>((({EVIDENCE}|{RECORD})/[0-9][^/\\\n]*|{MANIFESTS})/)?[^/\\\n]+)"
+)
+"""A line of SHA256SUMS as coreutils writes it, for a file in the folder itself or in one of its known subfolders."""
 
 
-def verify_folder(directory: Path) -> list[Check]:
+def verify_folder(directory: Path, allowed_signers: Path | None = None) -> list[Check]:
     """The checks of a report folder, each naming the files that fail it.
 
     `sums_match` (every listed file is there and unchanged), `nothing_unlisted`, `manifest_agrees`,
-    `notebooks_sealed` (each report executed to its end, without error, and sealed), `json_equals_seal`, and
-    `one_batch` (one profile and batch throughout).
+    `notebooks_sealed` (each report executed to its end, without error, and sealed), `json_equals_seal`,
+    `one_batch` (one profile and batch throughout), and unless the manifest is of the older form `records_agree`
+    (each run's record is as the manifest tells), `manifests_chained`, `approvals` and `signature`. The last two
+    say by whom, going by the file `allowed_signers`.
     """
     if not directory.is_dir():
         return [Check("sums_match", False, f"{directory} is not a folder. Name the report folder of a batch.")]
-    sums = _read_sums(directory / SUMS)
-    if sums is None:
+    listed = _read_sums(directory / SUMS)
+    if listed is None:
         return [Check("sums_match", False, f"{SUMS} is missing or malformed, so nothing here can be verified.")]
     readings = {
         name: read_report(directory / name, {"stage": STAGES[match["stem"]].value})
         for name, match in report_files(directory).items()
         if name.endswith(".ipynb") and not match["failed"]
     }
+    try:
+        manifest, unreadable = read_manifest(directory), []
+    except OSError as error:
+        manifest, unreadable = None, [f"{error.strerror}."]
+    agreeing = f"{MANIFEST} names the same files with the same sums"
+    if manifest and not manifest.is_statement:
+        agreeing += "; it is of the older form, without records, chain and signature, until the next report is kept"
+    disagreeing = unreadable if manifest is None else _disagreeing(directory, manifest, listed)
     return [
-        _check("sums_match", "every listed file is as it was written", _changed(directory, sums)),
-        _check("nothing_unlisted", f"{SUMS} lists every file", _unlisted(directory, sums)),
-        _check("manifest_agrees", f"{MANIFEST} names the same files with the same sums", _manifest(directory, sums)),
+        _check("sums_match", "every listed file is as it was written", _changed(directory, listed)),
+        _check("nothing_unlisted", f"{SUMS} lists every file", _unlisted(directory, listed)),
+        _check("manifest_agrees", agreeing, disagreeing),
         _check("notebooks_sealed", "every report ran to its end and is sealed", _unsealed(readings)),
         _check("json_equals_seal", "every JSON file equals its notebook's seal", _unequal(directory, readings)),
-        _check("one_batch", "all reports belong to one batch of one profile", _foreign(directory, readings)),
+        _check("one_batch", "all reports belong to one batch of one profile", _foreign(manifest, readings)),
+        *(_statement_checks(directory, manifest, readings, allowed_signers) if manifest else ()),
     ]
+
+
+def _statement_checks(
+    directory: Path, manifest: Manifest, readings: dict[str, SealReading], allowed_signers: Path | None
+) -> Iterator[Check]:
+    """What can be asked of a manifest that is a Statement."""
+    if not manifest.is_statement:
+        return
+    recorded = "; ".join(["every run's record is as the manifest tells", *unread(manifest)])
+    yield _check("records_agree", recorded, list(record_findings(directory, manifest)))
+    chained = f"each manifest follows the one that it replaced, {len(manifest.replaced)} before this one"
+    yield _check("manifests_chained", chained, list(chain_findings(directory, manifest)))
+    yield approvals_check(directory, readings, allowed_signers)
+    yield signature_check(directory, manifest, allowed_signers)
 
 
 def _check(name: str, good: str, findings: Sequence[str]) -> Check:
@@ -71,14 +115,17 @@ def _unlisted(directory: Path, sums: dict[str, str]) -> list[str]:
     ]
 
 
-def _manifest(directory: Path, sums: dict[str, str]) -> list[str]:
-    try:
-        entries = {entry["name"]: entry["sha256"] for entry in read_manifest(directory)["files"]}
-    except OSError as error:
-        return [f"{error.strerror}."]
-    listed = {name: value for name, value in sums.items() if name not in (MANIFEST, INDEX)}
-    names = sorted(name for name in entries.keys() | listed.keys() if entries.get(name) != listed.get(name))
-    return [f"{name} stands in {MANIFEST} and {SUMS} differently." for name in names]
+def _disagreeing(directory: Path, manifest: Manifest, listed: dict[str, str]) -> list[str]:
+    entries = manifest.digests
+    beside = (MANIFEST, SIGNATURE) if manifest.is_statement else (MANIFEST, INDEX)
+    told = {name: value for name, value in listed.items() if name not in beside}
+    names = sorted(name for name in entries.keys() | told.keys() if entries.get(name) != told.get(name))
+    found = [f"{name} stands in {MANIFEST} and {SUMS} differently." for name in names]
+    if manifest.is_statement and statement(manifest) != manifest.data:
+        found.append(f"{MANIFEST} is not written as recon writes it.")
+    if manifest.is_statement and not found and sums(directory, manifest) != (directory / SUMS).read_bytes():
+        found.append(f"{SUMS} is not what {MANIFEST} makes it.")
+    return found
 
 
 def _unsealed(readings: dict[str, SealReading]) -> list[str]:
@@ -102,13 +149,10 @@ def _saved(notebook: Path) -> object:
         return None
 
 
-def _foreign(directory: Path, readings: dict[str, SealReading]) -> list[str]:
+def _foreign(manifest: Manifest | None, readings: dict[str, SealReading]) -> list[str]:
     sealed = {name: reading.result for name, reading in readings.items() if reading.result is not None}
     owners = {(result["profile_id"], result["batch_id"]) for result in sealed.values()}
-    try:
-        manifest = read_manifest(directory)
-        owners.add((manifest["profile_id"], manifest["batch_id"]))
-    except OSError:
-        pass
+    if manifest is not None:
+        owners.add((manifest.profile_id, manifest.batch_id))
     found = ", ".join(f"profile {profile!r} batch {batch!r}" for profile, batch in sorted(owners))
     return [] if len(owners) == 1 else [f"Found {found}."]

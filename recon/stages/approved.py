@@ -11,6 +11,7 @@ from typing import Any
 from sqlalchemy.engine import Connection
 
 from recon import audit
+from recon.approval import NOT_SIGNED
 from recon.batches import Batch
 from recon.criteria import differences
 from recon.domain import Check, Item, Table
@@ -74,6 +75,12 @@ def approval_told(document: Mapping[str, Any] | None) -> str:
     told = f"by {approval.get('by')!r}, valid until {approval.get('expires_at')}"
     named = f"{count(len(given), 'acknowledgement')}, SHA-256 {digest(given)}" if given else "no acknowledgement"
     return f"{told}; {named}"
+
+
+def tells_of(detail: str, said: str, signed: bool) -> bool:
+    """Whether a report's words are those of an approval; by whom it was signed may be known better now than then."""
+    how = detail.removeprefix(said)
+    return detail.startswith(said) and (how.startswith("; signed") if signed else how in ("", f"; {NOT_SIGNED}"))
 
 
 def approval_check(document: Mapping[str, Any] | None, signed: str, *, ok: bool = True) -> Check:

@@ -1,0 +1,55 @@
+"""Striking secrets out of what a run leaves: a traceback may have quoted one, or an acknowledgement. Pure."""
+
+from __future__ import annotations
+
+import json
+import re
+from typing import TYPE_CHECKING
+from urllib.parse import unquote
+
+if TYPE_CHECKING:
+    from pydantic import SecretStr
+
+    from recon.settings import Settings
+
+PASSWORD = re.compile(r"://[^:@/]*:([^@]*)@|[?&]password=([^&]*)")
+"""The password in a URL as it is written there, whether or not the rest is well-formed."""
+
+SHORT = 8
+"""A key of fewer characters may be a word of the report, and is struck out only where it stands as a value."""
+
+
+def struck_json(text: str, settings: Settings) -> str:
+    """A JSON text with every known secret struck out."""
+    for secret in secrets(settings):
+        text = text.replace(json.dumps(secret, ensure_ascii=False)[1:-1], "***")
+    return text
+
+
+def struck_csv(text: str, settings: Settings) -> str:
+    """The same of a CSV text in which every value is quoted."""
+    for secret in secrets(settings):
+        text = text.replace(secret.replace('"', '""'), "***")
+    return text
+
+
+def secrets(settings: Settings) -> list[str]:
+    """The token and the exchange's keys, and each password with the signs around it in a URL or connection string.
+
+    A key too short to be unlike any other word counts as a password. A longer secret goes before one that it holds.
+    """
+    urls = (settings.recon_database_url, settings.recon_trading_status_url, settings.recon_exchange_base_url)
+    passwords = {
+        word for url in urls if url for pair in PASSWORD.findall(url.get_secret_value()) for word in pair if word
+    }
+    passwords |= {unquote(password) for password in passwords}
+    keys = _values(settings.recon_exchange_api_key, settings.recon_exchange_secret, settings.recon_exchange_password)
+    passwords |= {key for key in keys if len(key) < SHORT}
+    whole = {key for key in keys if len(key) >= SHORT} | _values(settings.recon_trading_status_token)
+    whole |= {repr(key)[1:-1] for key in whole}
+    shapes = [shape for word in passwords for shape in (f":{word}@", f"password={word}", f"'{word}'")]
+    return sorted([*shapes, *whole], key=lambda secret: (-len(secret), secret))
+
+
+def _values(*given: SecretStr | None) -> set[str]:
+    return {one.get_secret_value() for one in given if one} - {""}
