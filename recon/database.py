@@ -114,8 +114,8 @@ def explain(error: DBAPIError) -> ReconError:
     if state == LOCK_NOT_AVAILABLE:
         return Refused(
             "orders_locked",
-            f"The lock on orders was not granted in time ({said}). Nothing was written; find who holds it in "
-            "pg_locks, then run again.",
+            f"A lock, most likely that on orders, was not granted in time ({said}). Nothing was written; find who holds "
+            "it in pg_locks, then run again.",
         )
     if state == QUERY_CANCELED:
         return Refused(
@@ -144,6 +144,12 @@ def explain(error: DBAPIError) -> ReconError:
 def sqlstate(error: DBAPIError) -> str | None:
     """The five-character code of a driver error, None when the server sent none."""
     return getattr(error.orig, "sqlstate", None)
+
+
+def is_passing(error: DBAPIError) -> bool:
+    """Whether it says nothing of the statement itself: a lost connection, a time-out, an operator, a full server."""
+    state = sqlstate(error)
+    return error.connection_invalidated or (state or "08")[:2] in ("08", "53", "57") or state == LOCK_NOT_AVAILABLE
 
 
 def first_line(error: DBAPIError) -> str:

@@ -16,7 +16,7 @@ from recon import audit, batches
 from recon.allocation import TradeKey
 from recon.batches import Action, Batch
 from recon.criteria import differences
-from recon.database import first_line, transaction
+from recon.database import first_line, is_passing, transaction
 from recon.domain import (
     CANCELED,
     Check,
@@ -149,6 +149,8 @@ def _require_way_back(held: Held, order_ids: Sequence[str]) -> None:
         )
         why = "the update changed no row" if changed != set(order_ids) else ""
     except DBAPIError as error:
+        if is_passing(error):
+            raise
         why = first_line(error)
     finally:
         savepoint.rollback()
