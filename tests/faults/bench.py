@@ -37,15 +37,14 @@ OPEN_TRADE = "t4"
 WRITES = 4
 """Rows that the batch writes: the fill of t1, fill and dust of t2, t3 reinstated."""
 
-ROW = "(to_jsonb({0}) - 'created_at' - 'updated_at' - 'reverted_at')::text"
+ROW = "(to_jsonb({0}) - 'created_at' - 'updated_at' - 'reverted_at'{1})::text"
+AUDITED = f"""(SELECT string_agg(row, ',' ORDER BY row COLLATE "C") FROM (
+    SELECT {ROW} || (reverted_at IS NULL) AS row FROM reconciliation_backfill_audit AS a WHERE {{2}}) AS rows)"""
 STANDS = f"""
-SELECT (SELECT string_agg({ROW.format("o")}, ',' ORDER BY order_id) FROM orders AS o WHERE order_id LIKE 'BFILL-%'),
-       (SELECT string_agg({ROW.format("a")} || (reverted_at IS NULL), ',' ORDER BY {ROW.format("a")} COLLATE "C",
-               reverted_at IS NULL)
-        FROM reconciliation_backfill_audit AS a WHERE decision <> 'SKIP_EXISTING'),
-       (SELECT string_agg({ROW.format("a")} || (reverted_at IS NULL), ',' ORDER BY {ROW.format("a")} COLLATE "C",
-               reverted_at IS NULL)
-        FROM reconciliation_backfill_audit AS a WHERE decision = 'APPLIED'),
+SELECT (SELECT string_agg({ROW.format("o", "")}, ',' ORDER BY order_id) FROM orders AS o
+        WHERE order_id LIKE 'BFILL-%'),
+       {AUDITED.format("a", "", "decision <> 'SKIP_EXISTING'")},
+       {AUDITED.format("a", " - 'plan_digest'", "decision = 'APPLIED'")},
        (SELECT string_agg(batch_id || '=' || state, ' ' ORDER BY batch_id) FROM reconciliation_batches),
        (SELECT md5(string_agg(o::text, ',' ORDER BY o::text COLLATE "C")) FROM orders AS o
         WHERE order_id NOT LIKE 'BFILL-%')"""
@@ -132,6 +131,12 @@ class Bench:
         if self.incident.fills != self.fills:
             self.incident.fills = list(self.fills)
             self.incident.write_statement()
+
+    def drop(self) -> None:
+        """Leave nothing on the server."""
+        self.hang_up()
+        for name in (self.name, f"{self.name}_kept"):
+            self._administer(f"DROP DATABASE IF EXISTS {name} WITH (FORCE)")
 
     # Recon's side
 
@@ -295,10 +300,20 @@ class Ground:
         bench.rewind()
         return bench
 
+    def leave(self) -> None:
+        """Drop what was made on the server."""
+        for bench in self._benches.values():
+            bench.drop()
+        self._benches.clear()
+
 
 @contextmanager
 def ground(home: Path, folder: Path, *, doors: bool = False) -> Iterator[Ground]:
     """A ground with a switch of its own, on the embedded server of `home`."""
     server = start(home)
     with pause_switch() as switch:
-        yield Ground(server, home, folder, switch, doors=doors)
+        made = Ground(server, home, folder, switch, doors=doors)
+        try:
+            yield made
+        finally:
+            made.leave()

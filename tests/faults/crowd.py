@@ -72,7 +72,7 @@ def truthful(said: dict[str, object] | None) -> bool:
     counts = said["counts"]
     assert isinstance(counts, dict)
     if said["verdict"] == "DONE":
-        return WRITES == counts.get("APPLIED", 0) + counts.get("SKIP_EXISTING", 0)
+        return counts.get("APPLIED", 0) + counts.get("SKIP_EXISTING", 0) == WRITES
     return said["code"] in ("already_running", "orders_locked", *PLAN_AGAIN)
 
 
@@ -127,7 +127,9 @@ def interleaved(bench: Bench, word: str, scope: tuple[str, ...]) -> Judged:
     left = "" if fine or end.rows == bench.before.rows else f"a third batch ends {refused} {last.code}: {last.message}"
     others = "" if end.bystanders == bench.before.bystanders else "rows that are not recon's changed"
     bench.rewind()
-    return Judged(f"order {word}{' shared in part' if scope else ''}", "; ".join(story[-2:]), partial, lies, left, others)
+    return Judged(
+        f"order {word}{' shared in part' if scope else ''}", "; ".join(story[-2:]), partial, lies, left, others
+    )
 
 
 def take(bench: Bench, batch: str, step: str, scope: tuple[str, ...], planned: dict[str, StageResult]) -> Said:

@@ -8,12 +8,14 @@ import signal
 import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
+from dataclasses import replace
 from itertools import count
 
 from faults.bench import BATCH, SESSIONS, Bench, Ground, Pick, Said
-from faults.boundaries import Boundaries
+from faults.boundaries import COMMIT, Boundaries
 from faults.judge import COMMITTED, NOT_COMMITTED, Judged, judged, where
 from faults.runner import answer_of, lives, runner
+from faults.triggers import triggered
 from recon.database import connect
 from recon.domain import Stage
 from recon.embedded import start
@@ -56,6 +58,8 @@ def clients(ground: Ground, pick: Pick) -> Iterator[Judged]:
                         os.kill(pid, signal.SIGKILL)
                 run.ended(pid)
                 yield told_after_kill(bench, f"client of {stage} {moment}", answer_of(answer))
+        for _ in pick.cases([COMMIT]):
+            yield killed_in_commit(bench)
 
 
 def told_after_kill(bench: Bench, case: str, answer: dict[str, str] | None) -> Judged:
@@ -63,13 +67,29 @@ def told_after_kill(bench: Bench, case: str, answer: dict[str, str] | None) -> J
     word = commit_outcome(bench.stage, bench.settings(), BATCH)
     place = where(bench, bench.stands())
     told = Said(answer["verdict"], answer["code"], answer["text"]) if answer else Said()
+    return with_word(judged(bench, case, told), word, place)
+
+
+def with_word(found: Judged, word: str, place: str) -> Judged:
+    """The case, with what the console says of a stage that did not tell."""
     lies = (COMMITTED.search(word) and place != "after") or (NOT_COMMITTED.search(word) and place == "after")
-    found = judged(bench, case, told)
-    return Judged(**{**_fields(found), "untruthful": f"the console says {word!r}, it stands {place}"}) if lies else found
+    return replace(found, untruthful=f"the console says {word!r}, it stands {place}") if lies else found
 
 
-def _fields(one: Judged) -> dict[str, str]:
-    return {name: getattr(one, name) for name in Judged.__slots__}
+def killed_in_commit(bench: Bench) -> Judged:
+    """The client is killed while the server works on its COMMIT, and the console is asked before that is over."""
+    late = ("reconciliation_batches", "INSERT OR UPDATE", "PERFORM pg_advisory_xact_lock_shared(7); RETURN NEW")
+    with triggered(bench, *late, deferred=True), runner(bench.url, bench.incident.folder, bench.switch.url) as run:
+        with bench.incident.backend.connect() as other:
+            other.exec_driver_sql("SELECT pg_advisory_xact_lock(7)")
+            pid = run.start(bench.stage, BATCH, bench.folder / "in-commit.json")
+            while not bench.ask("SELECT 1 FROM pg_locks WHERE NOT granted AND locktype = 'advisory'"):
+                time.sleep(0.002)
+            os.kill(pid, signal.SIGKILL)
+            run.ended(pid)
+            word = commit_outcome(bench.stage, bench.settings(), BATCH)
+    place = where(bench, bench.stands())
+    return with_word(judged(bench, f"client of {bench.stage} in COMMIT", Said(), must="after"), word, place)
 
 
 def server_processes(ground: Ground, pick: Pick) -> Iterator[Judged]:

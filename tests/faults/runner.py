@@ -20,9 +20,9 @@ from typing import Any
 if __name__ == "__main__":
     sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from faults.boundaries import Boundaries
 from incidents import HookedStatement, workspace
 
+from faults.boundaries import Boundaries
 from recon.database import connect
 from recon.domain import Stage
 from recon.incident import run_stage

@@ -3,25 +3,25 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
 import psycopg
 import sqlalchemy as sa
 from console import PROGRAM, clean_environment, stage_words
-from faults.bench import BATCH, Bench, Ground, Pick, Said, plain
-from faults.boundaries import CONNECT, Boundaries
-from faults.judge import Judged, judged
-from faults.kill import STAGES, boundaries
-from faults.proxy import proxy
 from sqlalchemy import event
 
+from faults.bench import BATCH, Bench, Ground, Pick, Said, plain
+from faults.boundaries import CONNECT, Boundaries
+from faults.judge import Judged, judged, untruth, where
+from faults.kill import STAGES, boundaries
+from faults.proxy import proxy
+from faults.triggers import triggered
 from recon.database import connect
 from recon.domain import Stage
 
@@ -149,31 +149,19 @@ def lock_timeouts(ground: Ground, pick: Pick) -> Iterator[Judged]:
 
 
 def statement_timeouts(ground: Ground, pick: Pick) -> Iterator[Judged]:
-    """A statement, or COMMIT itself, takes longer than it may."""
+    """A statement takes longer than it may. COMMIT has no time-out in PostgreSQL: it is waited for."""
     for stage in STAGES:
         bench = ground.bench(stage)
         for what in pick.cases(list(SLOW)):
             table, when, deferred = SLOW[what]
             if stage is Stage.ROLLBACK and when == "INSERT":
                 continue
-            with triggered(bench, table, when, "PERFORM pg_sleep(3); RETURN NEW", deferred=deferred):
+            sleep = f"PERFORM pg_sleep({0.1 if deferred else 3}); RETURN NEW"
+            with triggered(bench, table, when, sleep, deferred=deferred):
                 said = Said.by(bench.run(engine=impatient(bench.url)))
-            codes: frozenset[str | None] = frozenset({"commit_rolled_back" if deferred else "statement_timeout"})
-            yield judged(bench, f"{what} takes too long in {stage}", said, must="before", codes=codes)
-
-
-@contextmanager
-def triggered(bench: Bench, table: str, when: str, body: str, *, deferred: bool = False) -> Iterator[None]:
-    """A trigger of the backend's own, for as long as the block lasts."""
-    kind = "CONSTRAINT TRIGGER fault AFTER" if deferred else "TRIGGER fault BEFORE"
-    late = "DEFERRABLE INITIALLY DEFERRED" if deferred else ""
-    bench.ask_nothing(f"CREATE FUNCTION fault() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN {body}; END $$")
-    bench.ask_nothing(f"CREATE {kind} {when} ON {table} {late} FOR EACH ROW EXECUTE FUNCTION fault()")
-    try:
-        yield
-    finally:
-        bench.stands()
-        bench.ask_nothing("DROP FUNCTION fault CASCADE")
+            codes: frozenset[str | None] = frozenset({None if deferred else "statement_timeout"})
+            must = "after" if deferred else "before"
+            yield judged(bench, f"{what} takes too long in {stage}", said, must=must, codes=codes)
 
 
 # Rows that are changed on the way in
@@ -212,9 +200,13 @@ SIZES = 20
 """In so many steps the reports folder grows from nothing to more than a report needs."""
 
 
-def may_mount() -> bool:
+def may_mount(folder: Path) -> bool:
     """Whether a file system of a chosen size can be made here."""
-    return os.geteuid() == 0 and subprocess.run(["mount", "--version"], capture_output=True, check=False).returncode == 0
+    try:
+        with small_disk(folder, 4096):
+            return True
+    except (OSError, subprocess.CalledProcessError):
+        return False
 
 
 @contextmanager
@@ -235,17 +227,16 @@ def small_disk(folder: Path, size: int) -> Iterator[Callable[[int], None]]:
 def full_disk(ground: Ground, pick: Pick) -> Iterator[Judged]:
     """The reports folder is on a disk that is full after so many bytes; nothing where no tmpfs can be mounted."""
     folder = ground.folder / "reports"
-    for stage in STAGES if may_mount() else ():
+    for stage in STAGES if may_mount(folder) else ():
         bench = ground.bench(stage)
-        with suppress(subprocess.CalledProcessError):
-            with small_disk(folder, 1 << 26):
-                status, told = told_by_console(bench, folder)
-                assert (status, told.verdict) == (0, "DONE"), told
-                needs = sum(path.stat().st_blocks * 512 for path in folder.rglob("*"))
-            for number in pick.cases(range(SIZES)):
-                bench.rewind()
-                size = max(4096, needs * (number + 1) // (SIZES - 2) // 4096 * 4096)
-                yield on_a_small_disk(bench, folder, size)
+        with small_disk(folder, 1 << 26):
+            status, told = told_by_console(bench, folder)
+            assert (status, told.verdict) == (0, "DONE"), told
+            needs = sum(path.stat().st_blocks * 512 for path in folder.rglob("*"))
+        for number in pick.cases(range(SIZES)):
+            bench.rewind()
+            size = max(4096, needs * (number + 1) // (SIZES - 2) // 4096 * 4096)
+            yield on_a_small_disk(bench, folder, size)
 
 
 def on_a_small_disk(bench: Bench, folder: Path, size: int) -> Judged:
@@ -253,17 +244,22 @@ def on_a_small_disk(bench: Bench, folder: Path, size: int) -> Judged:
     with small_disk(folder, size) as resize:
         status, told = told_by_console(bench, folder)
         complete = (folder / BATCH / "manifest.json").is_file() and "not complete" not in told.text
-        codes: frozenset[str | None] = frozenset({None, "reports_unwritable", "cell_failed"})
         resize(1 << 26)
-        found = judged(bench, f"{size} bytes for the report of {bench.stage}", told, codes=codes)
+        now = bench.stands()
+        place = where(bench, now)
+        lie = untruth(told, place)
         if (status == 0) != (complete and told.verdict == "DONE"):
-            lie = found.untruthful or f"exit status {status}, report complete: {complete}, {told}"
-            found = Judged(found.case, found.ended, found.partial, lie, found.unconverged, found.others)
-        status, told = told_by_console(bench, folder)
-        if (status, told.verdict) != (0, "DONE"):
-            lie = f"with room enough: exit status {status}, {told}"
-            found = Judged(found.case, found.ended, found.partial, found.untruthful, lie, found.others)
-    return found
+            lie = lie or f"exit status {status}, report complete: {complete}, {told}"
+        if told.code not in (None, "reports_unwritable", "cell_failed"):
+            lie = lie or f"told {told.code}: {told.text}"
+        status, again = told_by_console(bench, folder)
+        end = bench.stands()
+    fine = status == 0 and (end.outcome, end.states) == (bench.after.outcome, bench.after.states)
+    others = "" if end.bystanders == bench.before.bystanders else "rows that are not recon's changed"
+    return Judged(
+        f"{size} bytes for the report of {bench.stage}", f"{place.split(':')[0]} {told.code or told.verdict}",
+        place if place.startswith("partial") else "", lie, "" if fine else f"with room enough: {status} {again}", others,
+    )  # fmt: skip
 
 
 def told_by_console(bench: Bench, reports: Path) -> tuple[int, Said]:

@@ -9,12 +9,12 @@ from dataclasses import dataclass
 from functools import partial
 
 from console import CLOSED
+from incidents import at as minute
 
 from faults.bench import Bench, Ground, Pick, Said
 from faults.boundaries import COMMITTED, Boundaries
 from faults.judge import PLAN_AGAIN, Judged, judged, untruth, where
 from faults.kill import STAGES, boundaries
-from incidents import at as minute
 from recon.database import connect
 from recon.domain import Stage, Verdict
 
