@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
+import bystanders
 import psycopg
 import sqlalchemy as sa
 from console import CLOSED, OPENED
@@ -110,7 +111,9 @@ class Bench:
         self.known: dict[Standing, str] = {}
         """Whether a run converges from where the database stands; see `judge.converges`."""
         server.create_database(self.name)
-        self.incident = small_incident(Incident(self.url, folder / self.name, switch), doors=doors)
+        self.incident = Incident(self.url, folder / self.name, switch)
+        bystanders.forget(self.incident.backend)  # every case looks at them
+        small_incident(self.incident, doors=doors)
         self.fills = list(self.incident.fills)
         if stage is Stage.ROLLBACK:
             assert self.run(Stage.APPLY).verdict is Verdict.DONE

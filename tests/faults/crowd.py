@@ -123,13 +123,11 @@ def interleaved(bench: Bench, word: str, scope: tuple[str, ...]) -> Judged:
     refused = bench.plan(THIRD)
     last = bench.run(Stage.APPLY, batch=THIRD)
     end = bench.stands()
-    fine = last.verdict is Verdict.DONE and end.rows == bench.before.rows
-    left = "" if fine or end.rows == bench.before.rows else f"a third batch ends {refused} {last.code}: {last.message}"
+    left = "" if end.rows == bench.before.rows else f"a third batch ends {refused} {last.code}: {last.message}"
     others = "" if end.bystanders == bench.before.bystanders else "rows that are not recon's changed"
     bench.rewind()
-    return Judged(
-        f"order {word}{' shared in part' if scope else ''}", "; ".join(story[-2:]), partial, lies, left, others
-    )
+    case = f"order {word}{' shared in part' if scope else ''}"
+    return Judged(case, story[-1], partial, lies, left, others)
 
 
 def take(bench: Bench, batch: str, step: str, scope: tuple[str, ...], planned: dict[str, StageResult]) -> Said:

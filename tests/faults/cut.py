@@ -15,7 +15,7 @@ AGAIN = 101
 
 
 def cut(ground: Ground, pick: Pick, stage: Stage, way: str) -> Iterator[Judged]:
-    """One case a byte; the counts of two runs without a cut must be equal, or `every byte` would mean nothing."""
+    """One case a byte, on an engine that has connected before: a first connection begins with questions of its own."""
     bench = ground.bench(stage)
     with proxy(bench.url) as between:
         engine = connect(between.url)
@@ -25,7 +25,7 @@ def cut(ground: Ground, pick: Pick, stage: Stage, way: str) -> Iterator[Judged]:
             assert bench.run(engine=engine).code is None
             totals.append(between.passed[way])
             bench.rewind()
-        # the times in what is written have six digits or, once in ten, fewer: bytes beyond the smaller total are run too
+        # the times that are written end in fewer than six digits once in ten: the larger total counts
         for count in pick.bytes(max(totals)):
             between.cut_after(way, count)
             said = Said.by(bench.run(engine=engine))

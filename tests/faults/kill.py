@@ -79,15 +79,19 @@ def with_word(found: Judged, word: str, place: str) -> Judged:
 def killed_in_commit(bench: Bench) -> Judged:
     """The client is killed while the server works on its COMMIT, and the console is asked before that is over."""
     late = ("reconciliation_batches", "INSERT OR UPDATE", "PERFORM pg_advisory_xact_lock_shared(7); RETURN NEW")
-    with triggered(bench, *late, deferred=True), runner(bench.url, bench.incident.folder, bench.switch.url) as run:
-        with bench.incident.backend.connect() as other:
-            other.exec_driver_sql("SELECT pg_advisory_xact_lock(7)")
-            pid = run.start(bench.stage, BATCH, bench.folder / "in-commit.json")
-            while not bench.ask("SELECT 1 FROM pg_locks WHERE NOT granted AND locktype = 'advisory'"):
-                time.sleep(0.002)
-            os.kill(pid, signal.SIGKILL)
-            run.ended(pid)
-            word = commit_outcome(bench.stage, bench.settings(), BATCH)
+    with (
+        triggered(bench, *late, deferred=True),
+        runner(bench.url, bench.incident.folder, bench.switch.url) as run,
+        bench.incident.backend.connect() as other,
+    ):
+        other.exec_driver_sql("SELECT pg_advisory_xact_lock(7)")
+        pid = run.start(bench.stage, BATCH, bench.folder / "in-commit.json")
+        while not bench.ask("SELECT 1 FROM pg_locks WHERE NOT granted AND locktype = 'advisory'"):
+            time.sleep(0.002)
+        os.kill(pid, signal.SIGKILL)
+        run.ended(pid)
+        word = commit_outcome(bench.stage, bench.settings(), BATCH)
+        other.rollback()
     place = where(bench, bench.stands())
     return with_word(judged(bench, f"client of {bench.stage} in COMMIT", Said(), must="after"), word, place)
 

@@ -12,8 +12,9 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,7 @@ from faults.boundaries import Boundaries
 from recon.database import connect
 from recon.domain import Stage
 from recon.incident import run_stage
+from recon.workspace import Workspace
 
 
 class Runner:
@@ -66,32 +68,33 @@ def answer_of(path: Path) -> dict[str, Any] | None:
 
 
 @contextmanager
-def runner(url: str, statement: Path, status_url: str) -> Iterator[Runner]:
-    """A process that forks a child for each stage it is told to run."""
-    words = [sys.executable, __file__, url, str(statement), status_url]
+def runner(url: str, statement: Path, status_url: str, now: datetime | None = None) -> Iterator[Runner]:
+    """A process that forks a child for each stage it is told to run; `now` None lets the server's clock run."""
+    words = [sys.executable, __file__, url, str(statement), status_url, *([now.isoformat()] if now else [])]
     with subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
         yield Runner(process)
         assert process.stdin is not None
         process.stdin.close()
 
 
-def serve(url: str, statement: str, status_url: str) -> None:
+def serve(url: str, statement: str, status_url: str, now: str | None = None) -> None:
     """The script's own loop."""
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)
     for line in sys.stdin:
         order = json.loads(line)
         pid = os.fork()
         if not pid:
-            os._exit(_one(url, statement, status_url, order))
+            work = workspace(
+                connect(url), HookedStatement(statement), status_url, datetime.fromisoformat(now) if now else None
+            )
+            os._exit(_one(work, order))
         sys.stdout.write(f"{pid}\n")
         sys.stdout.flush()
 
 
-def _one(url: str, statement: str, status_url: str, order: dict[str, Any]) -> int:
-    engine = connect(url)
+def _one(work: Workspace, order: dict[str, Any]) -> int:
     if order["at"] is not None:
-        Boundaries(engine, order["at"], lambda: os.kill(os.getpid(), signal.SIGKILL))
-    work = workspace(engine, HookedStatement(statement), status_url, None)
+        Boundaries(work.engine, order["at"], lambda: os.kill(os.getpid(), signal.SIGKILL))
     time.sleep(max(0, order["start"] - time.monotonic()))
     result = run_stage(work, Stage(order["stage"]), "main", order["batch"])
     said = {"verdict": result.verdict.value, "code": result.code, "text": f"{result.message or ''} {result.counts}"}
@@ -99,12 +102,6 @@ def _one(url: str, statement: str, status_url: str, order: dict[str, Any]) -> in
     fresh.write_text(json.dumps(said | {"counts": dict(result.counts)}))
     fresh.rename(order["answer"])
     return result.verdict.exit_status
-
-
-def all_of(process: Runner, pids: Sequence[int]) -> None:
-    """Wait for all of them."""
-    for pid in pids:
-        process.ended(pid)
 
 
 if __name__ == "__main__":

@@ -61,14 +61,19 @@ def connections(ground: Ground, pick: Pick) -> Iterator[Judged]:
         bench = ground.bench(stage)
         at = [number for number, what in enumerate(boundaries(bench)) if what == CONNECT]
         for number in pick.cases(at):
-            with ExitStack() as stack:
-                bench.ask("SELECT 1")
-                engine = connect(bench.url)
-                Boundaries(engine, number, lambda: _crowded(stack, bench))
-                said = Said.by(bench.run(engine=engine))
-            yield judged(bench, f"no connection at {number} of {stage}", said, must="before")
+            yield without_connection(bench, number)
         for seconds in pick.cases([0.5, 60]):
             yield lost_in_the_crowd(bench, seconds)
+
+
+def without_connection(bench: Bench, number: int) -> Judged:
+    """No connection is left from a boundary on, at which recon would connect."""
+    with ExitStack() as stack:
+        bench.ask("SELECT 1")
+        engine = connect(bench.url)
+        Boundaries(engine, number, lambda: _crowded(stack, bench))
+        said = Said.by(bench.run(engine=engine))
+    return judged(bench, f"no connection at {number} of {bench.stage}", said, must="before")
 
 
 def _crowded(stack: ExitStack, bench: Bench) -> Crowd:
@@ -256,10 +261,10 @@ def on_a_small_disk(bench: Bench, folder: Path, size: int) -> Judged:
         end = bench.stands()
     fine = status == 0 and (end.outcome, end.states) == (bench.after.outcome, bench.after.states)
     others = "" if end.bystanders == bench.before.bystanders else "rows that are not recon's changed"
-    return Judged(
-        f"{size} bytes for the report of {bench.stage}", f"{place.split(':')[0]} {told.code or told.verdict}",
-        place if place.startswith("partial") else "", lie, "" if fine else f"with room enough: {status} {again}", others,
-    )  # fmt: skip
+    unconverged = "" if fine else f"with room enough: {status} {again}"
+    partial = place if place.startswith("partial") else ""
+    case = f"{size} bytes for the report of {bench.stage}"
+    return Judged(case, f"{place.split(':')[0]} {told.code or told.verdict}", partial, lie, unconverged, others)
 
 
 def told_by_console(bench: Bench, reports: Path) -> tuple[int, Said]:

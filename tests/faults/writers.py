@@ -40,14 +40,25 @@ def unpausing(ground: Ground, pick: Pick) -> Iterator[Judged]:
     """Up to the last look at the switch it must be refused; what comes between that look and COMMIT is not seen."""
     for stage in STAGES:
         bench = ground.bench(stage)
-        asked: list[int] = []
-        engine = connect(bench.url)
-        seen = Boundaries(engine)
-        bench.switch.script = [lambda: (asked.append(len(seen.seen)), "PAUSED")[1]] * 2
-        assert bench.run(engine=engine).code is None
-        bench.rewind()
-        for at in pick.cases(range(len(seen.seen))):
-            yield unpaused(bench, at, must="before" if at < asked[-1] else "after")
+        last, total = last_look(bench)
+        for at in pick.cases(range(total)):
+            yield unpaused(bench, at, must="before" if at < last else "after")
+
+
+def last_look(bench: Bench) -> tuple[int, int]:
+    """How many boundaries come before the last look at the switch, and how many there are; the bench is as new."""
+    engine = connect(bench.url)
+    moments = Boundaries(engine)
+    asked: list[int] = []
+
+    def look() -> str:
+        asked.append(len(moments.seen))
+        return "PAUSED"
+
+    bench.switch.script = [look] * 2
+    assert bench.run(engine=engine).code is None
+    bench.rewind()
+    return asked[-1], len(moments.seen)
 
 
 def unpaused(bench: Bench, at: int, must: str) -> Judged:
