@@ -5,6 +5,7 @@ And a fourth that is asked everywhere: is every other row as it was?
 
 from __future__ import annotations
 
+import logging
 import re
 from dataclasses import dataclass
 
@@ -13,6 +14,28 @@ from recon.domain import Stage, Verdict
 
 COMMITTED = re.compile(r"says:? committed", re.IGNORECASE)
 NOT_COMMITTED = re.compile(r"says:? rolled back|nothing was (written|changed)", re.IGNORECASE)
+
+
+class Noise(logging.Handler):
+    """What a library logs, which the console would show: a traceback, with the statement's parameters."""
+
+    def __init__(self) -> None:
+        super().__init__(logging.WARNING)
+        self.heard: list[str] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Remember it."""
+        self.heard.append(record.getMessage())
+
+    def told(self) -> str:
+        """What was heard since this was last asked."""
+        heard, self.heard = self.heard, []
+        return f"the console shows {heard}" if heard else ""
+
+
+noise = Noise()
+logging.getLogger("sqlalchemy").addHandler(noise)
+
 LOST = frozenset({None, "database_unreachable", "commit_rolled_back", "commit_unknown"})
 """All that a lost connection may be called: another code would blame what is in order."""
 
@@ -117,16 +140,17 @@ def judged(
     """
     now = bench.stands()
     place = where(bench, now)
-    lie = untruth(said, place, nobody_answers=nobody_answers)
+    lie = untruth(said, place, nobody_answers=nobody_answers) or noise.told()
     others = "" if now.bystanders == bench.before.bystanders else "rows that are not recon's changed"
     if said.code not in codes:
         lie = lie or f"told {said.code}: {said.text}"
     if must and place != must and not place.startswith("partial"):
         lie = lie or f"stands {place}, must be {must}"
+    runs = again or now not in bench.known
     unconverged = converges(bench, now, again=again)
     if not others and again and bench.stands().bystanders != bench.before.bystanders:
         others = "rows that are not recon's changed in the next run"
-    if now != bench.before or again or bench.stands() != bench.before:
+    if runs or now != bench.before:
         bench.rewind()
     return Judged(
         case,
