@@ -28,18 +28,18 @@ from recon.stages import writing
 REDUCED: dict[str, Pick] = {
     "cut-apply": Pick(step=3001, first=17),
     "cut-rollback": Pick(step=3001, first=2018),
-    "kill-client": Pick(thin=17),
+    "kill-client": Pick(thin=31),
     "kill-backend": Pick(thin=29, first=11),
     "kill-server": Pick(thin=37, first=23),
     "connections": Pick(thin=2),
-    "disk": Pick(thin=19, first=3),
+    "disk": Pick(thin=21, first=3),
     "locks": Pick(thin=2),
     "statements": Pick(thin=2),
     "changed": Pick(thin=2),
     "unpause": Pick(thin=9),
-    "backend": Pick(thin=17),
+    "backend": Pick(thin=29, first=13),
     "appliers": Pick(thin=39),
-    "two-batches": Pick(thin=29),
+    "two-batches": Pick(thin=47),
 }
 """How much of each sweep runs here."""
 
@@ -115,7 +115,7 @@ def test_without_the_second_look_at_the_switch_a_profile_that_runs_is_written(
 
 def lost_commit(bench: Bench) -> Judged:
     """The server commits, and its answer never comes."""
-    with proxy(bench.url) as between:
+    with proxy(bench.recon_url) as between:
         between.cut = lambda message: "lost" if b"COMMIT\0" in message else "pass"
         said = Said.by(bench.run(engine=connect(between.url)))
     return judged(bench, "lost", said, must="after")
@@ -147,7 +147,7 @@ def test_with_the_audit_in_a_transaction_of_its_own_a_crash_leaves_a_part(
     append = audit.append
 
     def apart(connection: sa.Connection, **given: Any) -> int:
-        with transaction(connect(bench.url)) as own:
+        with transaction(connect(bench.recon_url)) as own:
             return append(own, **given)
 
     monkeypatch.setattr(audit, "append", apart)

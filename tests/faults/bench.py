@@ -107,6 +107,9 @@ class Bench:
         self.server, self.home, self.folder, self.switch, self.stage = server, home, folder, switch, stage
         self.name = f"bench_{uuid.uuid4().hex[:12]}"
         self.url = server.url(self.name)
+        """For the harness: the owner of everything."""
+        self.recon_url = self.url
+        """For recon, whose rights may be fewer."""
         self._asking: psycopg.Connection[Any] | None = None
         self.known: dict[Standing, str] = {}
         """Whether a run converges from where the database stands; see `judge.converges`."""
@@ -146,7 +149,7 @@ class Bench:
     def work(self, engine: sa.Engine | None = None, **scope: tuple[str, ...]) -> Workspace:
         """A workspace by URL, on the server's clock."""
         exchange = HookedStatement(str(self.incident.folder))
-        return workspace(engine or connect(self.url), exchange, self.switch.url, None, Scope(**scope))
+        return workspace(engine or connect(self.recon_url), exchange, self.switch.url, None, Scope(**scope))
 
     def run(self, stage: Stage | None = None, engine: sa.Engine | None = None, batch: str = BATCH) -> StageResult:
         """Run a stage of the batch."""
@@ -173,7 +176,7 @@ class Bench:
     def settings(self) -> Settings:
         """What the command line would have read."""
         given: dict[str, Any] = {
-            "recon_database_url": self.url, "recon_exchange": f"statement:{self.incident.folder}",
+            "recon_database_url": self.recon_url, "recon_exchange": f"statement:{self.incident.folder}",
             "recon_trading_status_url": self.switch.url, "recon_actor": "tester",
         }  # fmt: skip
         return Settings(_env_file=None, **given)  # type: ignore[call-arg]
@@ -237,7 +240,7 @@ def plain(url: str) -> str:
 
 
 def small_incident(incident: Incident, *, doors: bool = False) -> Incident:
-    """The incident, planned and approved. `doors`: behind recon's roles, views and triggers, where it has them."""
+    """The incident, planned and approved. `doors`: behind recon's roles, views and triggers, once it has them."""
     if doors:
         raise NotImplementedError("this recon has no doors yet")
     incident.create_table()

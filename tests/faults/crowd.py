@@ -30,7 +30,7 @@ WHERE owners <> (status = 'filled')::int"""
 def appliers(ground: Ground, pick: Pick) -> Iterator[Judged]:
     """Eight processes that start at the same instant, and all of their answers."""
     bench = ground.bench(Stage.APPLY)
-    with runner(bench.url, bench.incident.folder, bench.switch.url) as run:
+    with runner(bench.recon_url, bench.incident.folder, bench.switch.url) as run:
         for number in pick.cases(range(2 * ROUNDS)):
             batches = [BATCH] if number % 2 else [BATCH, SECOND]
             yield at_once(bench, run, batches, number)

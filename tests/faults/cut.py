@@ -17,7 +17,7 @@ AGAIN = 101
 def cut(ground: Ground, pick: Pick, stage: Stage, way: str) -> Iterator[Judged]:
     """One case a byte, on an engine that has connected before: a first connection begins with questions of its own."""
     bench = ground.bench(stage)
-    with proxy(bench.url) as between:
+    with proxy(bench.recon_url) as between:
         engine = connect(between.url)
         totals = []
         for _ in range(2):

@@ -29,7 +29,7 @@ MOMENTS = 150
 
 def boundaries(bench: Bench) -> list[str]:
     """Every boundary of an undisturbed run, in order; leaves the bench as new."""
-    engine = connect(bench.url)
+    engine = connect(bench.recon_url)
     seen = Boundaries(engine).seen
     assert bench.run(engine=engine).code is None
     bench.rewind()
@@ -43,7 +43,7 @@ def clients(ground: Ground, pick: Pick) -> Iterator[Judged]:
         bench = ground.bench(stage)
         moments: list[int | float] = [*range(len(boundaries(bench)))]
         moments += sorted(chance.random() for _ in range(MOMENTS))
-        with runner(bench.url, bench.incident.folder, bench.switch.url) as run:
+        with runner(bench.recon_url, bench.incident.folder, bench.switch.url) as run:
             began = time.monotonic()
             run.ended(run.start(stage, BATCH, ground.folder / "timed.json"))
             lasts = time.monotonic() - began
@@ -81,7 +81,7 @@ def killed_in_commit(bench: Bench) -> Judged:
     late = ("reconciliation_batches", "INSERT OR UPDATE", "PERFORM pg_advisory_xact_lock_shared(7); RETURN NEW")
     with (
         triggered(bench, *late, deferred=True),
-        runner(bench.url, bench.incident.folder, bench.switch.url) as run,
+        runner(bench.recon_url, bench.incident.folder, bench.switch.url) as run,
         bench.incident.backend.connect() as other,
     ):
         other.exec_driver_sql("SELECT pg_advisory_xact_lock(7)")
@@ -118,7 +118,7 @@ def servers(ground: Ground, pick: Pick) -> Iterator[Judged]:
 def struck(bench: Bench, what: str, at: int, before: str, strike: Callable[[Bench], bool]) -> Iterator[Judged]:
     """One case: the stage in this process, the strike at the boundary; none where there was nothing to strike."""
     hit: list[bool] = []
-    engine = connect(bench.url)
+    engine = connect(bench.recon_url)
     Boundaries(engine, at, lambda: hit.append(strike(bench)))
     said = Said.by(bench.run(engine=engine))
     found = judged(bench, f"{what} at {at} ({' '.join(before.split()[:3])})", said)

@@ -70,7 +70,7 @@ def without_connection(bench: Bench, number: int) -> Judged:
     """No connection is left from a boundary on, at which recon would connect."""
     with ExitStack() as stack:
         bench.ask("SELECT 1")
-        engine = connect(bench.url)
+        engine = connect(bench.recon_url)
         Boundaries(engine, number, lambda: _crowded(stack, bench))
         said = Said.by(bench.run(engine=engine))
     return judged(bench, f"no connection at {number} of {bench.stage}", said, must="before")
@@ -84,7 +84,7 @@ def _crowded(stack: ExitStack, bench: Bench) -> Crowd:
 
 def lost_in_the_crowd(bench: Bench, seconds: float) -> Judged:
     """The answer to COMMIT is lost and no connection is left to ask with, for so long."""
-    with proxy(bench.url) as between, ExitStack() as stack:
+    with proxy(bench.recon_url) as between, ExitStack() as stack:
         bench.ask("SELECT 1")
 
         def cut(message: bytes) -> str:
@@ -148,7 +148,7 @@ def lock_timeouts(ground: Ground, pick: Pick) -> Iterator[Judged]:
         for what in pick.cases(list(LOCKS)):
             with psycopg.connect(plain(bench.url)) as holder:
                 holder.execute(LOCKS[what])
-                said = Said.by(bench.run(engine=impatient(bench.url)))
+                said = Said.by(bench.run(engine=impatient(bench.recon_url)))
             codes: frozenset[str | None] = frozenset({"orders_locked"})
             yield judged(bench, f"{what} locked during {stage}", said, must="before", codes=codes)
 
@@ -163,7 +163,7 @@ def statement_timeouts(ground: Ground, pick: Pick) -> Iterator[Judged]:
                 continue
             sleep = f"PERFORM pg_sleep({0.1 if deferred else 3}); RETURN NEW"
             with triggered(bench, table, when, sleep, deferred=deferred):
-                said = Said.by(bench.run(engine=impatient(bench.url)))
+                said = Said.by(bench.run(engine=impatient(bench.recon_url)))
             codes: frozenset[str | None] = frozenset({None if deferred else "statement_timeout"})
             must = "after" if deferred else "before"
             yield judged(bench, f"{what} takes too long in {stage}", said, must=must, codes=codes)
@@ -270,7 +270,7 @@ def on_a_small_disk(bench: Bench, folder: Path, size: int) -> Judged:
 def told_by_console(bench: Bench, reports: Path) -> tuple[int, Said]:
     """Exit status and words of `recon run`, in a process of its own."""
     environment = clean_environment() | {
-        "RECON_DATABASE_URL": bench.url, "RECON_EXCHANGE": f"statement:{bench.incident.folder}",
+        "RECON_DATABASE_URL": bench.recon_url, "RECON_EXCHANGE": f"statement:{bench.incident.folder}",
         "RECON_TRADING_STATUS_URL": bench.switch.url, "RECON_REPORTS_DIR": str(reports), "RECON_ACTOR": "tester",
         "ENABLE_RECON_EXIT_BACKFILL": "true", "RECON_EXIT_BACKFILL_DRY_RUN": "false",
         "RECON_EXIT_BACKFILL_LOOKBACK_HOURS": "200000", "RECON_HOME": str(bench.home),

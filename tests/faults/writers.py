@@ -13,7 +13,7 @@ from incidents import at as minute
 
 from faults.bench import Bench, Ground, Pick, Said
 from faults.boundaries import COMMITTED, Boundaries
-from faults.judge import PLAN_AGAIN, Judged, judged, untruth, where
+from faults.judge import PLAN_AGAIN, Judged, judged, noise, untruth, where
 from faults.kill import STAGES, boundaries
 from recon.database import connect
 from recon.domain import Stage, Verdict
@@ -47,7 +47,7 @@ def unpausing(ground: Ground, pick: Pick) -> Iterator[Judged]:
 
 def last_look(bench: Bench) -> tuple[int, int]:
     """How many boundaries come before the last look at the switch, and how many there are; the bench is as new."""
-    engine = connect(bench.url)
+    engine = connect(bench.recon_url)
     moments = Boundaries(engine)
     asked: list[int] = []
 
@@ -63,7 +63,7 @@ def last_look(bench: Bench) -> tuple[int, int]:
 
 def unpaused(bench: Bench, at: int, must: str) -> Judged:
     """One case; afterwards the profile is paused again."""
-    engine = connect(bench.url)
+    engine = connect(bench.recon_url)
     Boundaries(engine, at, lambda: setattr(bench.switch, "word", "RUNNING"))
     said = Said.by(bench.run(engine=engine))
     bench.switch.word = "PAUSED"
@@ -156,7 +156,7 @@ def without_times(outcome: tuple[str | None, str | None, str]) -> object:
 
 def meanwhile(bench: Bench, kind: str, act: Callable[[], None], at: int, serial: list[object]) -> Judged:
     """One case: the other acts at the boundary, then recon is run again until it is done."""
-    engine = connect(bench.url)
+    engine = connect(bench.recon_url)
     moments = Boundaries(engine, at, act)
     result = bench.run(engine=engine)
     if isinstance(act, Backend):
@@ -164,7 +164,7 @@ def meanwhile(bench: Bench, kind: str, act: Callable[[], None], at: int, serial:
     said, now = Said.by(result), bench.stands()
     place = where(bench, now)
     over = bench.over_closed()
-    lie = untruth(said, place)
+    lie = untruth(said, place) or noise.told()
     if isinstance(act, Backend) and act.waited and act.changed < 0:
         lie = lie or "the backend never got its lock"
     if said.code not in (None, "stale_plan"):
