@@ -126,8 +126,8 @@ def test_without_asking_what_became_of_the_transaction_an_error_is_told_though_i
 ) -> None:
     assert lost_commit(bench).wrong == []
 
-    def believe(engine: sa.Engine, xid: str, error: sa.exc.DBAPIError) -> None:
-        raise explain(error)
+    def believe(*given: Any) -> None:
+        raise explain(given[-1])
 
     monkeypatch.setattr(writing, "_settle", believe)
     found = lost_commit(bench)
@@ -188,3 +188,20 @@ def test_without_comparing_what_was_written_another_price_stands(bench: Bench, m
     monkeypatch.setattr(applying, "differences", lambda *given: ())
     found = trouble.changed_row(bench, what)
     assert found.partial.startswith("partial: {'rows': 'neither'")
+
+
+def test_without_looking_at_the_batch_another_transaction_with_its_id_is_taken_for_it(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A crash loses the id of what had not committed, and the server gives it to the next that asks for one."""
+    at = moment(bench, COMMIT)
+
+    def crashed() -> list[Judged]:
+        return list(kill.struck(bench, "ids taken", at, COMMIT, kill.crash_and_go_on))
+
+    assert [one.wrong for one in crashed()] == [[]]
+    nothing: dict[Any, frozenset[Any]] = {action: frozenset() for action in writing._BEFORE}
+    monkeypatch.setattr(writing, "_BEFORE", nothing)
+    [found] = crashed()
+    assert "told DONE" in found.untruthful
+    assert "it stands before" in found.untruthful

@@ -113,6 +113,16 @@ def servers(ground: Ground, pick: Pick) -> Iterator[Judged]:
         seen = boundaries(bench)
         for at in pick.cases(range(len(seen))):
             yield from struck(bench, f"server of {stage} stopped", at, seen[at], crash)
+        for at in pick.cases([seen.index(COMMIT, -3)]):
+            yield from struck(bench, f"server of {stage} stopped, ids taken", at, COMMIT, crash_and_go_on)
+
+
+def crash_and_go_on(bench: Bench) -> bool:
+    """The same, and before the client goes on others take the transaction ids that the crash lost."""
+    crash(bench)
+    for _ in range(10):
+        bench.ask("SELECT pg_current_xact_id()")
+    return True
 
 
 def struck(bench: Bench, what: str, at: int, before: str, strike: Callable[[Bench], bool]) -> Iterator[Judged]:
