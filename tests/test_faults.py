@@ -50,7 +50,6 @@ def field(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ground]:
     home, folder = tmp_path_factory.mktemp("faults-home"), tmp_path_factory.mktemp("faults")
     with ground(home, folder) as made:
         yield made
-    made.server.close()
 
 
 @pytest.mark.parametrize("name", SWEEPS)

@@ -7,6 +7,8 @@ of the database here is asked in plain SQL.
 
 from __future__ import annotations
 
+import os
+import shutil
 import time
 import uuid
 from collections.abc import Iterator, Sequence
@@ -24,6 +26,7 @@ from incidents import HookedStatement, Incident, PauseSwitch, pause_switch, work
 from recon.database import connect
 from recon.domain import Decision, Stage, StageResult, Verdict
 from recon.embedded import EmbeddedServer, start
+from recon.embedded_watch import open_lock, try_lock
 from recon.errors import ReconError
 from recon.incident import run_stage
 from recon.plan import Scope
@@ -315,7 +318,7 @@ class Ground:
 
 @contextmanager
 def ground(home: Path, folder: Path, *, doors: bool = False) -> Iterator[Ground]:
-    """A ground with a switch of its own, on the embedded server of `home`."""
+    """A ground with a switch of its own, on the embedded server of `home`, which is deleted at the end."""
     server = start(home)
     with pause_switch() as switch:
         made = Ground(server, home, folder, switch, doors=doors)
@@ -323,3 +326,15 @@ def ground(home: Path, folder: Path, *, doors: bool = False) -> Iterator[Ground]
             yield made
         finally:
             made.leave()
+            server.close()
+            _delete_once_stopped(server.folder)
+
+
+def _delete_once_stopped(folder: Path) -> None:
+    """Root's server does not live in its home, so that deleting the home would leave it behind."""
+    descriptor = open_lock(folder / "watcher.lock")
+    deadline = time.monotonic() + 30
+    while not try_lock(descriptor, shared=True) and time.monotonic() < deadline:
+        time.sleep(0.02)
+    os.close(descriptor)
+    shutil.rmtree(folder, ignore_errors=True)
