@@ -20,7 +20,7 @@ from sqlalchemy.engine import Connection
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.schema import CreateIndex, CreateTable
 
-from recon.database import first_line
+from recon.database import first_line, is_passing
 from recon.domain import BACKFILL_PREFIX, Decision, Item, Reason
 from recon.doors.append_only import append_only_statements
 from recon.errors import Refused
@@ -159,6 +159,8 @@ def check_writable(connection: Connection, batch_id: str, profile_id: str, symbo
         cells = {column.name: None for column in audit_table.columns} | known | told | {"created_at": sa.func.now()}
         connection.execute(sa.insert(audit_table).values(cells))
     except DBAPIError as error:
+        if is_passing(error):
+            raise
         raise Refused(
             "audit_unavailable",
             f"The audit table cannot be written ({str(error.orig).splitlines()[0]}). Run `recon init`, or grant INSERT "

@@ -14,7 +14,7 @@ from datetime import UTC, datetime
 import psycopg
 import sqlalchemy as sa
 from psycopg.conninfo import make_conninfo
-from sqlalchemy.engine import URL, Connection, Engine, make_url
+from sqlalchemy.engine import URL, Connection, Engine, ExceptionContext, make_url
 from sqlalchemy.exc import ArgumentError, DataError, DBAPIError
 from sqlalchemy.pool import NullPool
 
@@ -61,6 +61,7 @@ def connect(url: str) -> Engine:
             poolclass=NullPool,
             connect_args={"prepare_threshold": None, "application_name": "recon", "connect_timeout": 10},
         )
+        sa.event.listen(engine, "handle_error", _mark_lost)
         _, options = engine.dialect.create_connect_args(engine.url)
         make_conninfo(**{name: value for name, value in options.items() if name != "context"})
     except (ArgumentError, psycopg.ProgrammingError):
@@ -70,6 +71,13 @@ def connect(url: str) -> Engine:
             "Leave out parameters of other clients, such as pgbouncer=true.",
         ) from None
     return engine
+
+
+def _mark_lost(context: ExceptionContext) -> None:
+    """An error that no server sent ends the connection: used again it would fail once more, and noisily."""
+    error = context.original_exception
+    if isinstance(error, psycopg.OperationalError) and error.sqlstate is None:
+        context.is_disconnect = True
 
 
 def shown_url(url: URL) -> str:
@@ -122,8 +130,8 @@ def explain(error: DBAPIError) -> ReconError:
     if state == LOCK_NOT_AVAILABLE:
         return Refused(
             "orders_locked",
-            f"The lock on orders was not granted in time ({said}). Nothing was written; find who holds it in "
-            "pg_locks, then run again.",
+            f"A lock, most likely that on orders, was not granted in time ({said}). Nothing was written; find who "
+            "holds it in pg_locks, then run again.",
         )
     if state == QUERY_CANCELED:
         return Refused(
@@ -163,6 +171,12 @@ def sqlstate(error: DBAPIError) -> str | None:
 def _constraint(error: DBAPIError) -> str | None:
     """The constraint that a driver error names; recon's own triggers name their rule so."""
     return getattr(getattr(error.orig, "diag", None), "constraint_name", None)
+
+
+def is_passing(error: DBAPIError) -> bool:
+    """Whether it says nothing of the statement itself: a lost connection, a time-out, an operator, a full server."""
+    state = sqlstate(error)
+    return error.connection_invalidated or (state or "08")[:2] in ("08", "53", "57") or state == LOCK_NOT_AVAILABLE
 
 
 def first_line(error: DBAPIError) -> str:

@@ -22,7 +22,7 @@ from sqlalchemy.exc import DataError, DBAPIError
 from sqlalchemy.sql.elements import ColumnElement
 
 from recon.allocation import TradeKey
-from recon.database import ROLE, first_line
+from recon.database import ROLE, first_line, is_passing
 from recon.domain import BACKFILL_PREFIX, FILLED, Item, OrderRow
 from recon.doors.names import CANCEL, INSERT, LOCK, REINSTATE, WAY_BACK
 from recon.orders_rows import order_row
@@ -252,6 +252,8 @@ class Orders:
         try:
             changed = self.set_status(connection, profile_id, [order_id], before=["filled"], after="canceled", now=now)
         except DBAPIError as error:
+            if is_passing(error):
+                raise
             return first_line(error)
         finally:
             savepoint.rollback()

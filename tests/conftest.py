@@ -12,6 +12,7 @@ import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import bystanders
 import pytest
 import sqlalchemy as sa
 from console import Place
@@ -30,6 +31,18 @@ def pytest_configure() -> None:
     for number, handler in ((signal.SIGINT, signal.default_int_handler), (signal.SIGHUP, signal.SIG_DFL)):
         if signal.getsignal(number) is signal.SIG_IGN:
             signal.signal(number, handler)
+
+
+@pytest.fixture(autouse=True)
+def other_rows_unchanged(request: pytest.FixtureRequest) -> Iterator[None]:
+    """After every test: no row that recon did not write has changed, but by the test's own backend.
+
+    A test whose other connections stand for the backend says so, with `@pytest.mark.other_rows_change("why")`.
+    """
+    yield
+    found = bystanders.changes()
+    excuse = request.node.get_closest_marker("other_rows_change")
+    assert not found or (excuse is not None and excuse.args[0]), found
 
 
 def postgresql_15() -> Path | None:

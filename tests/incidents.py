@@ -17,6 +17,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
+import bystanders
 import pytest
 import sqlalchemy as sa
 
@@ -144,6 +145,7 @@ class Incident:
             poolclass=sa.NullPool,
             connect_args={"options": "-c TimeZone=UTC", "prepare_threshold": None},
         )
+        bystanders.watch(self.backend)
         self.exchange = HookedStatement(str(folder))
         self.profile = "main"
         self.batch = "incident-1"
@@ -420,7 +422,10 @@ def an_incident(database: str | sa.Engine, folder: Path) -> Iterator[Incident]:
     with pause_switch() as switch:
         incident = Incident(database, folder / "statement", switch)
         incident.write_statement()
-        yield incident
+        try:
+            yield incident
+        finally:
+            bystanders.leave(incident.backend)
 
 
 def refusal(call: Callable[[], object]) -> Refused:

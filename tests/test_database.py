@@ -7,6 +7,7 @@ import threading
 from collections.abc import Iterator
 from pathlib import Path
 
+import psycopg
 import pytest
 import sqlalchemy as sa
 from incidents import EXTENDED, Incident, an_incident
@@ -262,3 +263,24 @@ def test_the_control_a_client_that_prepares_fails_behind_the_pooler(pooled_url: 
 
     with pytest.raises(sa.exc.DBAPIError, match="prepared statement"):
         again()
+
+
+def test_a_socket_that_dies_while_an_answer_is_due_is_a_lost_connection(
+    database_url: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Neither a savepoint nor the pool uses it again: that would fail once more, with a traceback on the console."""
+    engine = connect(database_url)
+    execute = engine.dialect.do_execute
+
+    def die(cursor: psycopg.Cursor[object], statement: str, *rest: object) -> None:
+        if "pg_sleep" not in statement:
+            execute(cursor, statement, *rest)
+            return
+        cursor.connection.pgconn.send_query(b"SELECT pg_sleep(1)")
+        raise psycopg.OperationalError("connection socket closed")
+
+    engine.dialect.do_execute = die  # type: ignore[method-assign]
+    with pytest.raises(ReconError) as caught, transaction(engine) as connection, connection.begin_nested():
+        connection.execute(sa.text("SELECT pg_sleep(1)"))
+    assert (caught.value.code, "connection socket closed" in caught.value.message) == ("database_unreachable", True)
+    assert caplog.records == []

@@ -19,6 +19,7 @@ from sqlalchemy.exc import DBAPIError
 from recon import batches
 from recon.batches import Action, Batch
 from recon.database import explain, first_line, prepare, sqlstate
+from recon.domain import State
 from recon.errors import ReconError, Refused
 from recon.identity import advisory_key
 from recon.orders import Orders
@@ -26,6 +27,13 @@ from recon.pause import PauseAnswer
 from recon.workspace import Workspace
 
 T = TypeVar("T")
+
+NEVER_ASSIGNED = "22023"
+"""The SQLSTATE for a transaction id that the server has not given to anybody yet."""
+
+_UNAPPLIED = frozenset({None, State.DETECTED, State.PLANNED, State.APPROVED})
+_BEFORE = {Action.APPLY: _UNAPPLIED, Action.ROLLBACK: frozenset(State) - {State.ROLLED_BACK}}
+"""The states from which no batch has been where the action leads: applied, or rolled back, for good."""
 
 STATUS_ATTEMPTS = 20
 """How often pg_xact_status is asked, a quarter of a second apart, while the server still decides."""
@@ -85,7 +93,7 @@ def write(
             try:
                 begun.commit()
             except DBAPIError as error:
-                return done, _settle(work.engine, xid, error)
+                return done, _settle(work.engine, held.batch, action, xid, error)
             return done, Written(Outcome.COMMITTED, xid)
     except DBAPIError as error:
         raise explain(error) from error
@@ -114,31 +122,39 @@ def _gate(work: Workspace, profile_id: str) -> PauseAnswer:
     return answer
 
 
-def _settle(engine: Engine, xid: str, error: DBAPIError) -> Written:
+def _settle(engine: Engine, batch: Batch, action: Action, xid: str, error: DBAPIError) -> Written:
     """Ask the server, on a new connection, what became of the transaction; raise unless it committed."""
-    outcome = _ask(engine, xid)
+    outcome = _ask(engine, batch, action, xid)
     lost = error.connection_invalidated or (sqlstate(error) or "08")[:2] in ("08", "57")
     what = "The answer to COMMIT was lost" if lost else "The database refused the COMMIT"
-    said = f"{what} ({first_line(error)}); pg_xact_status of transaction {xid} says: {outcome}."
+    said = f"{what} ({first_line(error)}); asked for transaction {xid}, the database says: {outcome}."
     if outcome is Outcome.COMMITTED:
         return Written(outcome, xid, said)
     if outcome is Outcome.ROLLED_BACK:
         raise ReconError("commit_rolled_back", f"{said} Nothing was written; put right what it says, then run again.")
     raise ReconError(
         "commit_unknown",
-        f"{said} When the database answers, `SELECT pg_xact_status('{xid}')` tells; running again is safe either way.",
+        f"{said} When the database answers, `recon status` tells; running again is safe either way.",
     )
 
 
-def _ask(engine: Engine, xid: str) -> Outcome:
-    statement = sa.text("SELECT pg_xact_status(CAST(:xid AS xid8))")
+def _ask(engine: Engine, batch: Batch, action: Action, xid: str) -> Outcome:
+    """Committed only if the batch moved on as well.
+
+    A crash loses the ids of transactions that had not committed: the server then does not know this one, or has given
+    it to another transaction since.
+    """
+    statement = sa.text("SELECT CASE WHEN NOT pg_is_in_recovery() THEN pg_xact_status(CAST(:xid AS xid8)) END")
     for _ in range(STATUS_ATTEMPTS):
+        state = None
         try:
             with engine.connect() as connection:
                 status = connection.execute(statement, {"xid": xid}).scalar_one()
-        except DBAPIError:
-            status = None
+                state = batches.load(connection, batch.batch_id).state
+        except DBAPIError as error:
+            status = "aborted" if sqlstate(error) == NEVER_ASSIGNED else None
         if status in ("committed", "aborted"):
-            return Outcome.COMMITTED if status == "committed" else Outcome.ROLLED_BACK
+            moved = state not in _BEFORE[action]
+            return Outcome.COMMITTED if status == "committed" and moved else Outcome.ROLLED_BACK
         time.sleep(0.25)
     return Outcome.UNKNOWN
