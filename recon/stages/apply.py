@@ -114,6 +114,7 @@ def _write(work: Workspace, held: Held, approval: dict[str, Any] | None, snapsho
     targets = [judgement.lifecycle for judgement in plan.judgements]
     own = [item.order_id or "" for item in released]
     others = held.orders.digest(connection, batch.profile_id, without=own)
+    batches.save(connection, batch.moved(Action.APPLY), actor=work.actor, now=held.now)  # opens the doors
     decisions = _write_rows(held, released, {one.key: one.last_entry.order_id for one in targets})
     _require_way_back(held, own[:1])
     checks, lifecycles = _invariants(held, plan, released, others)
@@ -130,7 +131,6 @@ def _write(work: Workspace, held: Held, approval: dict[str, Any] | None, snapsho
         actor=work.actor,
         now=held.now,
     )
-    batches.save(connection, batch.moved(Action.APPLY), actor=work.actor, now=held.now)
     checks = (Check("pause_confirmed", True, held.pause.detail), *checks)
     return Applied(tuple(decisions), left, checks, lifecycles)
 
