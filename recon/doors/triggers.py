@@ -189,21 +189,25 @@ def _guard_audit(schema: str, orders: str, clock: str) -> str:
         SELECT batch_id::text, plan_digest::text, backfill_order_id::text, symbol::text, trade_id::text,
             filled_qty::numeric, price::numeric, evidence_filled_at, exchange_order_id::text FROM added
         WHERE decision::text IN ('PENDING_APPLY', 'APPLIED', 'SKIP_EXISTING')
-        EXCEPT
+        EXCEPT (
+        WITH touched AS MATERIALIZED (
+            SELECT batch_id, plan_digest, plan, approval FROM {batches}
+            WHERE batch_id IN (SELECT DISTINCT batch_id::text FROM added)),
+        item AS MATERIALIZED (SELECT touched.batch_id, item.* FROM touched CROSS JOIN LATERAL {ITEMS}),
+        released AS MATERIALIZED (
+            SELECT batch_id, plan_digest, jsonb_array_elements_text(approval -> 'items') AS order_id FROM touched)
         SELECT released.batch_id, released.plan_digest, item.order_id, item.symbol, item.trade_id,
             item.qty, item.price, item.filled_at, item.exchange_order_id
-        FROM (SELECT batch_id, plan_digest, plan, jsonb_array_elements_text(approval -> 'items') AS order_id
-                FROM {batches} WHERE batch_id IN (SELECT batch_id::text FROM added)) AS released
-            JOIN (SELECT batch_id, item.* FROM {batches} CROSS JOIN LATERAL {ITEMS}
-                WHERE batch_id IN (SELECT batch_id::text FROM added)) AS item USING (batch_id, order_id)) THEN
+        FROM released JOIN item USING (batch_id, order_id))) THEN
         RAISE EXCEPTION 'an audit row says what the approved plan does not'
             USING ERRCODE = '23514', CONSTRAINT = 'reconciliation_audit_item';
     END IF;
     IF EXISTS (
         SELECT FROM added LEFT JOIN {orders} AS orders ON orders.order_id::text = added.backfill_order_id::text
             AND orders.profile_id::text = added.profile_id::text
-        WHERE added.decision::text IN ('APPLIED', 'SKIP_EXISTING') AND (orders.status::text = 'filled'
-            AND CASE added.decision::text WHEN 'APPLIED' THEN orders.{MOVED} ELSE age(orders.xmin) > 0 END) IS NOT TRUE) THEN
+        WHERE added.decision::text IN ('APPLIED', 'SKIP_EXISTING') AND (orders.status::text = 'filled' AND
+            CASE added.decision::text WHEN 'APPLIED' THEN orders.{MOVED} ELSE age(orders.xmin) > 0 END
+            ) IS NOT TRUE) THEN
         RAISE EXCEPTION 'an audit row says applied of a row that this transaction did not write, or does not of one'
             USING ERRCODE = '23514', CONSTRAINT = 'reconciliation_audit_applied';
     END IF;

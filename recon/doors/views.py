@@ -11,7 +11,6 @@ audit row or its mark: what is done stands in the trail when the transaction end
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql
@@ -68,7 +67,7 @@ def _insert(orders: Orders, clock: str) -> str:
 FROM {_name(orders)} AS orders
 WHERE {_sql(orders.text("action"))} = 'EXIT' AND {_sql(orders.text("status"))} = 'filled'
     AND {stamps}{named}
-    AND {_identical(orders, clock, new=True)}"""
+    AND {_identical(orders, clock)}{_like_entry(orders)}"""
 
 
 def _reinstate(orders: Orders, clock: str) -> str:
@@ -105,8 +104,11 @@ def _stamped(orders: Orders, clock: str) -> str:
 _KEYS = ("order_id", "profile_id")
 
 
-def _identical(orders: Orders, clock: str, more: str = "", *, new: bool = False) -> str:
-    """The row is one that an approved, unexpired plan releases, in everything that recon writes."""
+def _identical(orders: Orders, clock: str, more: str = "") -> str:
+    """The row is one that an approved, unexpired plan releases, in everything that recon writes.
+
+    What makes an item sound is one column of its own, because the planner takes a join of few rows for a loop.
+    """
     names = orders.columns
     pairs: list[tuple[ClauseElement, str]] = [
         (orders.text("profile_id"), "item.profile_id"),
@@ -119,24 +121,24 @@ def _identical(orders: Orders, clock: str, more: str = "", *, new: bool = False)
         (orders.instant("filled_at"), "item.filled_at"),
     ]
     told: list[tuple[str, str]] = [(_sql(found), wanted) for found, wanted in pairs]
-    if names.has_side:
-        side = _sql(orders.text("side"))
-        told.append((side, _spelled(orders)) if new else (f"lower(btrim({side}))", "item.side"))
+    if names.has_side and orders.sides:
+        cases = " ".join(f"WHEN '{word}' THEN {_sql(sa.literal(label))}" for word, label in orders.sides.items())
+        told.append((_sql(orders.text("side")), f"CASE item.side {cases} END"))
+    elif names.has_side:
+        told.append((f"lower(btrim({_sql(orders.text('side'))}))", "item.side"))
     if names.has_exchange_order_id:
         same = _same_uuid if names.exchange_order_id_is_uuid else _same_text
         told.append((same(_sql(orders.text("exchange_order_id"))), same("item.exchange_order_id")))
-    entry: list[sa.Column[Any]] = [orders.table.c[name] for name in orders.copied] if new else []
-    told += [(_same_text(_sql(column)), _same_text(f"entry.{_quoted(column.name)}")) for column in entry]
     return f"""({", ".join(found for found, _ in told)}) IN (
         WITH moved AS MATERIALIZED (
             SELECT batch_id, profile_id, plan, approval FROM reconciliation_batches
             WHERE state = 'applied' AND {MOVED} AND approval ->> 'plan_digest' = plan_digest
                 AND (approval ->> 'expires_at')::timestamptz > {clock}),
         item AS MATERIALIZED (
-            SELECT moved.batch_id, moved.profile_id, item.*
-            FROM moved CROSS JOIN LATERAL {ITEMS}
-            WHERE item.decision = 'DRY_RUN' AND item.order_id LIKE '{BACKFILL_PREFIX}%'
-                AND item.qty > 0 AND item.qty < 'Infinity' AND abs(item.price) < 'Infinity'{more}),
+            SELECT moved.batch_id, moved.profile_id, item.*, item.decision = 'DRY_RUN'
+                AND item.order_id LIKE '{BACKFILL_PREFIX}%'
+                AND item.qty > 0 AND item.qty < 'Infinity' AND abs(item.price) < 'Infinity'{more} AS is_sound
+            FROM moved CROSS JOIN LATERAL {ITEMS}),
         released AS MATERIALIZED (
             SELECT batch_id, jsonb_array_elements_text(approval -> 'items') AS order_id FROM moved
             EXCEPT SELECT moved.batch_id, audit.backfill_order_id::text
@@ -144,23 +146,29 @@ def _identical(orders: Orders, clock: str, more: str = "", *, new: bool = False)
                     ON audit.profile_id::text = moved.profile_id AND audit.batch_id::text = moved.batch_id
                 WHERE audit.decision::text IN ('APPLIED', 'SKIP_EXISTING'))
         SELECT {", ".join(wanted for _, wanted in told)}
-        FROM item JOIN released USING (batch_id, order_id){_entries(orders) if new else ""})"""
+        FROM item JOIN released USING (batch_id, order_id) WHERE item.is_sound)"""
 
 
-def _entries(orders: Orders) -> str:
-    """Beside each item the ENTRY rows of its trade: their spelling of sides, and the columns unknown to recon."""
+def _like_entry(orders: Orders) -> str:
+    """The row is spelled like an ENTRY row of its trade, and holds what is copied from it; empty where nothing is."""
+    told = [(_sql(orders.text(name)), f"entry.{name}::text") for name in ("profile_id", "symbol", "trade_id")]
+    words = ""
+    if orders.columns.has_side and not orders.sides:
+        spelled = spelled_like(sa.literal_column("entry.side::text", sa.Text), sa.literal_column("word.side", sa.Text))
+        told.append((_sql(orders.text("side")), _sql(spelled)))
+        words = " CROSS JOIN (VALUES ('buy'), ('sell')) AS word (side)"
+    for name in orders.copied:
+        told.append((_same_text(_sql(orders.table.c[name])), _same_text(f"entry.{_quoted(name)}")))
+    if len(told) == 3:
+        return ""
     return f"""
-        JOIN {_name(orders)} AS entry ON entry.profile_id::text = item.profile_id AND entry.symbol::text = item.symbol
-            AND entry.trade_id::text = item.trade_id AND entry.action::text = 'ENTRY'
-            AND entry.status::text IN ({_texts(FILLED)})"""
-
-
-def _spelled(orders: Orders) -> str:
-    """The item's side as `Orders.insert` writes it: as the enum has it, else like the ENTRY row."""
-    if orders.sides:
-        cases = " ".join(f"WHEN '{word}' THEN {_sql(sa.literal(label))}" for word, label in orders.sides.items())
-        return f"CASE item.side {cases} END"
-    return _sql(spelled_like(sa.literal_column("entry.side::text", sa.Text), sa.literal_column("item.side", sa.Text)))
+    AND ({", ".join(found for found, _ in told)}) IN (
+        SELECT {", ".join(wanted for _, wanted in told)}
+        FROM {_name(orders)} AS entry{words}
+        WHERE entry.action::text = 'ENTRY' AND entry.status::text IN ({_texts(FILLED)})
+            AND (entry.profile_id::text, entry.symbol::text, entry.trade_id::text) IN (
+                SELECT batch.profile_id, item.symbol, item.trade_id
+                FROM reconciliation_batches AS batch CROSS JOIN LATERAL {ITEMS} WHERE batch.{MOVED}))"""
 
 
 def _same_text(text: str) -> str:

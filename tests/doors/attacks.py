@@ -10,6 +10,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
+from doors.siege import SKEWED
+
 from recon.batches import TRANSITIONS
 from recon.domain import State
 from recon.doors.names import CANCEL, INSERT, LOCK, OWNER, REINSTATE, WAY_BACK, Role
@@ -370,8 +372,18 @@ def none(statement: str) -> str:
     return f"DO $do$ BEGIN {statement}; IF NOT FOUND THEN RAISE SQLSTATE '{EMPTY}'; END IF; END $do$"
 
 
+REST = (reinstate(), trail("approved", "APPLIED"))
+"""What is left of an apply once its rows are inserted; an attack that gets that far would be complete."""
+
+
+def whole(batch: str) -> tuple[str, ...]:
+    """An apply of a batch that reinstates nothing."""
+    return (move(batch, "applied"), insert(batch), trail(batch, "APPLIED"))
+
+
 def _cells(who: str) -> Iterator[Attack]:
-    """One cell of an insert that is otherwise right, in each column."""
+    """One cell of an insert that is otherwise right, in each column; else the whole apply."""
+    one, others = "item.trade_id = 't-a'", "item.trade_id = 't-a2'"
     later, earlier = f"{NOW} + interval '2 s'", f"{NOW} - interval '61 min'"
     amounts = ("item.qty + 1", "0", "-item.qty", "NULL", "'NaN'", "'Infinity'", "item.qty + 0.000000000001")
     times = (later, earlier, "'infinity'", "'-infinity'", "NULL")
@@ -389,13 +401,15 @@ def _cells(who: str) -> Iterator[Attack]:
         "side": ("'buy'", "'SELL'", "' sell'", "''", "NULL"),
         "exchange_order_id": ("'x'", "upper(item.exchange_order_id)", "''", "NULL"),
         "client_order_id": ("'x'", "''", "item.exchange_order_id"),
-        "strategy": ("'s-b'", "''", "item.order_id"),
+        "strategy": (
+            "'s-b'", "''", "item.order_id", "'s-a2'", "'s-symbol'", "'s-exit'", "'s-canceled'", "'s-other'",
+        ),
     }  # fmt: skip
     for name, values in wrong.items():
         for value in values:
-            yield Attack(
-                who, f"another {name}", (move("approved", "applied"), insert("approved", **{name: value})), OUTSIDE
-            )
+            changed = insert("approved", one, **{name: value})
+            before = (move("approved", "applied"), *((insert("approved", one),) if name == "order_id" else ()))
+            yield Attack(who, f"another {name}", (*before, changed, insert("approved", others), *REST), OUTSIDE)
     for name in ("order_id", "client_order_id", "strategy"):
         yield Attack(who, f"no {name}", (move("approved", "applied"), insert("approved", **{name: "NULL"})), "23502")
     for name in ("note", "xmin", "tableoid"):
@@ -484,14 +498,26 @@ AXEL = [
         ("the reinstated row working", (*APPROVED, reinstate(sets="status = 'new'")), OUTSIDE),
         ("the reinstated row in part", (*APPROVED, reinstate(sets="status = 'partially_filled'")), OUTSIDE),
         ("the reinstated row without status", (*APPROVED, reinstate(sets="status = NULL")), OUTSIDE),
-        ("a stamp of the future", (*APPROVED, f"UPDATE {REINSTATE} SET status = 'filled', updated_at = 'infinity'"), OUTSIDE),
-        ("a stamp of the past", (*APPROVED, f"UPDATE {REINSTATE} SET status = 'filled', updated_at = {NOW} - interval '2 h'"), OUTSIDE),
-        ("no stamp", (*APPROVED, f"UPDATE {REINSTATE} SET status = 'filled', updated_at = NULL"), OUTSIDE),
+        ("a stamp of the future", (*APPROVED, f"UPDATE {REINSTATE} SET status = 'filled', updated_at = 'infinity'", insert("approved"), trail("approved", "APPLIED")), OUTSIDE),
+        ("a stamp of the past", (*APPROVED, f"UPDATE {REINSTATE} SET status = 'filled', updated_at = {NOW} - interval '2 h'", insert("approved"), trail("approved", "APPLIED")), OUTSIDE),
+        ("no stamp", (*APPROVED, f"UPDATE {REINSTATE} SET status = 'filled', updated_at = NULL", insert("approved"), trail("approved", "APPLIED")), OUTSIDE),
         ("a row canceled through the wrong door", (*APPROVED, none(reinstate("trade_id IN ('t-w', 't-v', 't-o')", "status = 'canceled'"))), EMPTY),
         ("a row reinstated without a step", (none(reinstate()),), EMPTY),
         ("a row reinstated by another batch", (move("word", "applied"), none(reinstate())), EMPTY),
         ("a row reinstated that others canceled", (move("second", "applied"), none(reinstate("trade_id = 't-o'"))), EMPTY),
         ("a row that is gone, again", (move("gone", "applied"), insert("gone")), OUTSIDE),
+        *((f"another id: {wrong}", (*APPROVED, insert("approved", ONE), insert("approved", ONE, order_id=wrong, client_order_id=wrong), insert("approved", "item.trade_id = 't-a2'"), *REST), OUTSIDE) for wrong in ("'BFILL-x'", "'by-hand-2'", "upper(item.order_id)")),
+        ("the way back of a row that is not there", ("SELECT 1 / (reconciliation_door_way_back('BFILL-x', 'other') IS NULL)::integer",), "22012"),
+        ("rows while time passes", (*APPROVED, "SET LOCAL siege.clock = '2026-03-03 12:00:00+00'", insert("approved")), OUTSIDE),
+        ("rows of a step back", (move("approved", "planned"), insert("approved")), OUTSIDE),
+        ("rows of an applied batch that wants some still", (insert("unaudited"),), OUTSIDE),
+        ("a row of one plan for that of another", (move("dearer", "applied"), move("narrow", "applied"), insert("dearer", "item.trade_id = 't-a2'").replace("'dearer'", "'narrow'").replace("batch.approval -> 'items' ? item.order_id", "true")), OUTSIDE),
+        ("a row at another plan's price", (move("dearer", "applied"), insert("dearer"), reinstate(), trail("dearer", "APPLIED", price="110")), CHECKED),
+        ("a canceled row that the plan does not reinstate", (move("hand", "applied"), none(f"UPDATE {REINSTATE} SET status = 'filled', updated_at = {NOW}"), trail("hand", "APPLIED")), EMPTY),
+        ("an ENTRY row reinstated", (move("way", "applied"), none(f"UPDATE {REINSTATE} SET status = 'filled', updated_at = {NOW}"), trail("way", "APPLIED")), EMPTY),
+        *((f"a canceled row of another {name}", (move("skewed", "applied"), none(f"UPDATE {REINSTATE} SET status = 'filled', updated_at = {NOW} WHERE order_id = 'BFILL-skew-{name}'")), EMPTY) for name in SKEWED),
+        ("the way back of a canceled row", ("SELECT 1 / (reconciliation_door_way_back((SELECT order_id FROM orders WHERE trade_id = 't-u' AND action = 'EXIT'), 'main') IS NULL)::integer",), "22012"),
+        ("the way back of another profile's row", ("SELECT 1 / (reconciliation_door_way_back('BFILL-left', 'other') IS NULL)::integer",), "22012"),
         ("an expired approval", (move("expired", "applied"), insert("expired"), trail("expired", "APPLIED")), CHECKED),
         ("an expired approval whose rows are there", (move("expired_met", "applied"), trail("expired_met", "SKIP_EXISTING")), CHECKED),
         ("the rows of an expired approval", (*APPROVED, insert("expired")), OUTSIDE),
@@ -502,14 +528,14 @@ AXEL = [
         ("the rows of a plan that is not approved", (*APPROVED, insert("word").replace("'word'", "'planned'").replace("batch.approval -> 'items' ? item.order_id", "true")), OUTSIDE),
         ("a stale plan", (move("stale", "applied"),), CHECKED),
         ("the rows of a stale plan", (insert("stale"),), OUTSIDE),
-        ("an approval of another plan", (move("torn", "applied"), insert("torn")), OUTSIDE),
+        ("an approval of another plan", whole("torn"), OUTSIDE),
         ("a row that was not released", (move("narrow", "applied"), insert("approved", "NOT item.order_id = (SELECT approval -> 'items' ->> 0 FROM reconciliation_batches WHERE batch_id = 'narrow')")), OUTSIDE),
-        ("a NO_GO item", (move("no_go", "applied"), insert("no_go")), OUTSIDE),
-        ("an item without an id of recon's", (move("no_id", "applied"), insert("no_id")), OUTSIDE),
-        ("an item of no number", (move("nan", "applied"), insert("nan")), OUTSIDE),
-        ("an item without an end", (move("vast", "applied"), insert("vast")), OUTSIDE),
-        ("an item below nothing", (move("minus", "applied"), insert("minus")), OUTSIDE),
-        ("an item without a price", (move("endless", "applied"), insert("endless")), OUTSIDE),
+        ("a NO_GO item", whole("no_go"), OUTSIDE),
+        ("an item without an id of recon's", whole("no_id"), OUTSIDE),
+        ("an item of no number", whole("nan"), OUTSIDE),
+        ("an item without an end", whole("vast"), OUTSIDE),
+        ("an item below nothing", whole("minus"), OUTSIDE),
+        ("an item without a price", whole("endless"), OUTSIDE),
         ("an item that reinstates, inserted", (*APPROVED, insert("approved", "item.reason = 'reinstate'")), "23505"),
         ("a conflict that writes", (*APPROVED, insert("approved", more="ON CONFLICT (order_id) DO UPDATE SET status = 'canceled'")), DENIED),
         ("a step within the statement", (f"WITH m AS ({move('approved', 'applied')} RETURNING 1) {insert('approved')}",), OUTSIDE),
@@ -518,10 +544,10 @@ AXEL = [
         ("a prepared statement", (f"PREPARE p AS {insert('approved')}", "EXECUTE p"), OUTSIDE),
         ("a block", (f"DO $do$ BEGIN {insert('approved')}; END $do$",), OUTSIDE),
         ("a function", (f"CREATE FUNCTION pg_temp.f() RETURNS void LANGUAGE sql AS $f$ {insert('approved', order_id=chr(39) + 'x' + chr(39))} $f$", "SELECT pg_temp.f()"), OUTSIDE),
-        ("a function that lies about the time", ("CREATE FUNCTION pg_temp.clock_timestamp() RETURNS timestamptz LANGUAGE sql AS $q$SELECT timestamptz '2026-03-02 10:00Z'$q$", "SET search_path = pg_temp, public, pg_catalog", move("expired", "applied")), CHECKED),
-        ("a function that lies about roles", ("CREATE FUNCTION pg_temp.pg_has_role(text, text) RETURNS boolean LANGUAGE sql AS 'SELECT true'", "SET search_path = pg_temp, public, pg_catalog", move("applied", "validated")), DENIED),
-        ("a function that lies about items", ("CREATE FUNCTION pg_temp.jsonb_array_elements_text(jsonb) RETURNS SETOF text LANGUAGE sql AS 'SELECT NULL::text WHERE false'", "SET search_path = pg_temp, public, pg_catalog", *APPROVED), CHECKED),
-        ("an operator that lies", ("CREATE FUNCTION pg_temp.yes(text, text) RETURNS boolean LANGUAGE sql AS 'SELECT true'", "CREATE OPERATOR pg_temp.= (LEFTARG = text, RIGHTARG = text, FUNCTION = pg_temp.yes)", "SET search_path = pg_temp, public, pg_catalog", *APPROVED), CHECKED),
+        ("a function that lies about the time", ("CREATE FUNCTION lair.clock_timestamp() RETURNS timestamptz LANGUAGE sql AS $q$SELECT timestamptz '2026-03-02 10:00Z'$q$", "SET search_path = lair, public, pg_catalog", move("expired", "applied")), CHECKED),
+        ("a function that lies about roles", ("CREATE FUNCTION lair.pg_has_role(text, text) RETURNS boolean LANGUAGE sql AS 'SELECT true'", "SET search_path = lair, public, pg_catalog", move("applied", "validated")), DENIED),
+        ("a function that lies about items", ("CREATE FUNCTION lair.jsonb_array_elements_text(jsonb) RETURNS SETOF text LANGUAGE sql AS 'SELECT NULL::text WHERE false'", "SET search_path = lair, public, pg_catalog", *APPROVED), CHECKED),
+        ("an operator that lies", ("CREATE FUNCTION lair.yes(text, text) RETURNS boolean LANGUAGE sql AS 'SELECT true'", "CREATE OPERATOR lair.= (LEFTARG = text, RIGHTARG = text, FUNCTION = lair.yes)", "SET search_path = lair, public, pg_catalog", *APPROVED), CHECKED),
         ("an orders of its own", ("CREATE TEMP TABLE orders AS SELECT * FROM public.orders", "SET search_path = pg_temp, public", *APPROVED, "INSERT INTO pg_temp.orders (order_id, profile_id, status) SELECT jsonb_array_elements_text(approval -> 'items'), 'main', 'filled' FROM public.reconciliation_batches WHERE batch_id = 'approved'", trail("approved", "APPLIED")), CHECKED),
         ("a batch of its own", ("CREATE TEMP TABLE reconciliation_batches AS SELECT * FROM public.reconciliation_batches", "UPDATE pg_temp.reconciliation_batches SET state = 'applied'", insert("approved")), OUTSIDE),
         ("an audit of its own", ("CREATE TEMP TABLE reconciliation_backfill_audit (LIKE public.reconciliation_backfill_audit)", *WRITTEN, trail("approved", "APPLIED")), CHECKED),
@@ -559,8 +585,8 @@ UDO = [
     *_steps("udo", steps_of(Role.UNDOER), steps_of(None)),
     *(Attack("udo", f"a mark of {batch}", (mark(batch),), CHECKED) for batch in ("applied", "validated", "approved", "planned", "second")),
     *(Attack("udo", f"a cancellation in {batch}", (move(batch, "rolled_back"), none(cancel("order_id LIKE 'BFILL-%'"))), EMPTY) for batch in ("undone", "skipper", "first", "claims")),
-    *(Attack("udo", f"a status {status}", (*UNDO, cancel(sets=f"status = {status}")), OUTSIDE) for status in ("'new'", "'expired'", "'partially_filled'", "'CANCELED'", "'cancelled'", "NULL")),
-    *(Attack("udo", f"the stamp {stamp}", (*UNDO, f"UPDATE {CANCEL} SET status = 'canceled', updated_at = {stamp}"), OUTSIDE) for stamp in ("'infinity'", "'-infinity'", "NULL", f"{NOW} + interval '2 s'", f"{NOW} - interval '2 h'")),
+    *(Attack("udo", f"a status {status}", (*UNDO, cancel(sets=f"status = {status}"), mark("applied")), OUTSIDE) for status in ("'new'", "'expired'", "'partially_filled'", "'CANCELED'", "'cancelled'", "NULL")),
+    *(Attack("udo", f"the stamp {stamp}", (*UNDO, f"UPDATE {CANCEL} SET status = 'canceled', updated_at = {stamp}", mark("applied")), OUTSIDE) for stamp in ("'infinity'", "'-infinity'", "NULL", f"{NOW} + interval '2 s'", f"{NOW} - interval '2 h'")),
     *(Attack("udo", f"the mark {value}", (*UNDO, cancel(), mark("applied", value)), CHECKED) for value in ("'infinity'", "'-infinity'", "NULL", f"{NOW} + interval '2 s'", f"{NOW} - interval '2 h'")),
     *(Attack("udo", f"another {name}", (*UNDO, f"UPDATE {A} SET reverted_at = {NOW}, {name} = NULL WHERE batch_id = 'applied'"), DENIED) for name in TRAIL),
     *(Attack("udo", f"another {name}", (*UNDO, f"UPDATE {CANCEL} SET {name} = NULL"), DENIED) for name in ("order_id", "profile_id")),
@@ -582,10 +608,13 @@ UDO = [
         ("rows filled again after the check", (*UNDONE, none(cancel(sets="status = 'filled'"))), EMPTY),
         ("rows of another batch", (*UNDO, none(cancel("order_id IN (SELECT backfill_order_id FROM reconciliation_backfill_audit WHERE batch_id = 'validated')"))), EMPTY),
         ("rows of other hands", (*UNDO, none(cancel("order_id NOT LIKE 'BFILL-%'"))), EMPTY),
-        ("rows of other hands that a batch claims", (move("claims", "rolled_back"), none(cancel("order_id = 'by-hand'"))), EMPTY),
-        ("rows of another profile that a batch claims", (move("claims", "rolled_back"), none(cancel("profile_id = 'other'"))), EMPTY),
-        ("rows that a batch only met", (move("skipper", "rolled_back"), none(cancel())), EMPTY),
-        ("rows that another batch owns now", (move("first", "rolled_back"), none(cancel())), EMPTY),
+        ("rows of other hands that a batch claims", (move("claims", "rolled_back"), none(cancel("order_id = 'by-hand'")), mark("claims")), EMPTY),
+        ("rows of another profile that a batch claims", (move("claims", "rolled_back"), none(cancel("profile_id = 'other'")), cancel(), mark("claims")), EMPTY),
+        ("rows that a batch only met", (move("skipper", "rolled_back"), none(cancel()), mark("skipper")), EMPTY),
+        ("rows that another batch owns now", (move("first", "rolled_back"), none(cancel()), mark("first")), EMPTY),
+        ("rows of a rollback that left some", (none(cancel("order_id = 'BFILL-left'")),), EMPTY),
+        ("marks of a rollback that left some", (mark("left"),), CHECKED),
+        ("a function that lies about transactions", ("CREATE FUNCTION lair.pg_current_xact_id_if_assigned() RETURNS xid8 LANGUAGE sql AS $f$ SELECT xmin::text::xid8 FROM public.reconciliation_batches WHERE batch_id = 'left' $f$", "SET search_path = lair, public, pg_catalog", mark("left")), CHECKED),
         ("marks of another batch", (*UNDO, cancel(), mark("applied"), mark("validated")), CHECKED),
         ("marks of all batches", (*UNDO, cancel(), f"UPDATE {A} SET reverted_at = {NOW} WHERE reverted_at IS NULL"), CHECKED),
         ("a mark taken off", (mark("undone", "NULL"),), CHECKED),
@@ -627,9 +656,9 @@ ANNA = [
         ("items", "(SELECT approval -> 'items' FROM reconciliation_batches WHERE batch_id = 'approved')", CHECKED),
         ("expires_at", "NULL", CHECKED), ("expires_at", "'never'", "22007"), ("expires_at", "''", "22007"),
     )),
-    *(Attack("anna", f"an approval of {batch}", (approve(batch),), expected) for batch, expected in (
+    *(Attack("anna", f"an approval of {batch}", (approve(batch), trail(batch, "PENDING_APPLY")), expected) for batch, expected in (
         ("begun", CHECKED), ("applied", CHECKED), ("validated", CHECKED), ("undone", CHECKED), ("failed", CHECKED),
-        ("double", CHECKED), ("gone", CHECKED), ("second", CHECKED), ("no_go", CHECKED), ("nan", CHECKED),
+        ("double", CHECKED), ("gone", CHECKED), ("second", CHECKED), ("no_go", CHECKED),
     )),
     *(Attack("anna", f"no right to {name}", (f"UPDATE {B} SET {name} = {value} WHERE batch_id = 'approved'",), DENIED) for name, value in (
         ("plan", "'{}'"), ("plan_digest", "'x'"), ("scope", "'{}'"), ("batch_id", "'x'"), ("profile_id", "'x'"), ("created_at", "now()"), ("created_by", "'x'"),
@@ -637,6 +666,7 @@ ANNA = [
     *(Attack("anna", f"a decision {decision}", (trail("approved", decision),), DENIED) for decision in ("APPLIED", "SKIP_EXISTING", "NO_GO", "DRY_RUN", "MAYBE", "pending_apply", "")),
     *(Attack("anna", f"a pending row of {batch}", (trail(batch, "PENDING_APPLY", released=False),), DENIED) for batch in ("planned", "applied", "validated", "undone", "stale", "failed")),
     *(Attack("anna", why, statements, expected) for why, statements, expected in (
+        ("an approval of a NO_GO item", (approve("no_go", items="approval -> 'items'", note="'again'"), trail("no_go", "PENDING_APPLY")), CHECKED),
         ("approved without an approval", (move("planned", "approved"),), CHECKED),
         ("approved with the approval of a stale plan", (move("stale", "approved"),), CHECKED),
         ("approved with the approval of another batch", (f"UPDATE {B} SET state = 'approved', approval = (SELECT approval FROM {B} WHERE batch_id = 'approved') WHERE batch_id = 'planned'",), CHECKED),
@@ -660,8 +690,8 @@ ANNA = [
         ("the lock", (f"LOCK TABLE {LOCK} IN SHARE ROW EXCLUSIVE MODE",), DENIED),
         ("the way back", (f"SELECT {WAY_BACK}('by-hand', 'main')",), DENIED),
         ("an apply of the own approval", (approve("planned"), PENDING, move("planned", "applied")), DENIED),
-        ("a function that lies about roles", ("CREATE FUNCTION pg_temp.pg_has_role(text, text) RETURNS boolean LANGUAGE sql AS 'SELECT true'", "SET search_path = pg_temp, public, pg_catalog", move("approved", "applied")), DENIED),
-        ("a function that lies about counts", ("CREATE FUNCTION pg_temp.num_nonnulls(jsonb, jsonb, text, jsonb) RETURNS integer LANGUAGE sql AS 'SELECT 0'", "SET search_path = pg_temp, public, pg_catalog", move("approved", "planned")), DENIED),
+        ("a function that lies about roles", ("CREATE FUNCTION lair.pg_has_role(text, text) RETURNS boolean LANGUAGE sql AS 'SELECT true'", "SET search_path = lair, public, pg_catalog", move("approved", "applied")), DENIED),
+        ("a function that lies about counts", ("CREATE FUNCTION lair.num_nonnulls(jsonb, jsonb, text, jsonb) RETURNS integer LANGUAGE sql AS 'SELECT 0'", "SET search_path = lair, public, pg_catalog", move("approved", "planned")), DENIED),
     )),
 ]  # fmt: skip
 
@@ -712,8 +742,9 @@ PAUL = [
         ("a plan in a prepared statement", (f"PREPARE p AS UPDATE {B} SET plan = '{{}}' WHERE batch_id = 'applied'", "EXECUTE p"), CHECKED),
         ("a plan in a block", (f"DO $do$ BEGIN UPDATE {B} SET plan = '{{}}' WHERE batch_id = 'applied'; END $do$",), CHECKED),
         ("a plan in a common table expression", (f"WITH x AS (UPDATE {B} SET plan = '{{}}' WHERE batch_id = 'applied' RETURNING 1) SELECT * FROM x",), CHECKED),
-        ("a function that lies about roles", ("CREATE FUNCTION pg_temp.pg_has_role(text, text) RETURNS boolean LANGUAGE sql AS 'SELECT true'", "SET search_path = pg_temp, public, pg_catalog", move("approved", "applied")), DENIED),
-        ("a function that lies about counts", ("CREATE FUNCTION pg_temp.num_nonnulls(jsonb, jsonb, text, jsonb) RETURNS integer LANGUAGE sql AS 'SELECT 0'", "SET search_path = pg_temp, public, pg_catalog", new("'approved'")), CHECKED),
+        ("a function that lies about roles", ("CREATE FUNCTION lair.pg_has_role(text, text) RETURNS boolean LANGUAGE sql AS 'SELECT true'", "SET search_path = lair, public, pg_catalog", move("approved", "applied")), DENIED),
+        ("a function that lies about roles, for the trail", ("CREATE FUNCTION lair.pg_has_role(text, text) RETURNS boolean LANGUAGE sql AS 'SELECT true'", "SET search_path = lair, public, pg_catalog", trail("approved", "PENDING_APPLY")), DENIED),
+        ("a function that lies about counts", ("CREATE FUNCTION lair.num_nonnulls(jsonb, jsonb, text, jsonb) RETURNS integer LANGUAGE sql AS 'SELECT 0'", "SET search_path = lair, public, pg_catalog", new("'approved'")), CHECKED),
     )),
 ]  # fmt: skip
 
@@ -764,6 +795,9 @@ SUPERUSER = [
 """What even one is refused who may do nearly everything, until he takes the triggers off."""
 
 EVE = [
+    *(Attack("eve", f"{why}", (move("applied", "validated"), none(statement)), EMPTY) for why, statement in (
+        ("a cancellation as a validation", cancel()),
+    )),
     *(Attack("eve", why, statements, CHECKED) for why, statements in (
         ("a plan under its approval", (f"UPDATE {B} SET plan = '{{}}' WHERE batch_id = 'approved'",)),
         ("a plan of an applied batch", (f"UPDATE {B} SET plan = '{{}}' WHERE batch_id = 'applied'",)),

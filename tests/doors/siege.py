@@ -12,12 +12,18 @@ import sqlalchemy as sa
 from incidents import EXTENDED, NOW, Incident, an_incident
 
 from doors.people import make_people
+from recon.database import transaction
 from recon.domain import Verdict
+from recon.doors.roles import create_doors
 from recon.plan import Scope
 
 COLUMNS = EXTENDED | {"client_order_id": "text NOT NULL", "strategy": "text NOT NULL", "note": "text"}
 EARLY = NOW - timedelta(hours=25)
 """When what has expired since was approved."""
+
+CLOCK = """coalesce(nullif(current_setting('siege.clock', true), '')::timestamptz, (SELECT instant FROM public.clock),
+    clock_timestamp())"""
+"""The doors' clock here: an attack sets `siege.clock` where time passes in its midst."""
 
 FORGED = """jsonb_set(plan, '{document,items}', (SELECT jsonb_agg(item || jsonb_build_object(%s))
     FROM jsonb_array_elements(plan -> 'document' -> 'items') AS item))"""
@@ -27,10 +33,14 @@ def besiege(incident: Incident) -> Incident:
     """Every batch that the attacks name, each on a symbol of its own, and the doors."""
     incident.create_table(COLUMNS, doors=True)
     make_people(incident.engine)
+    with transaction(incident.engine) as connection:
+        create_doors(connection, CLOCK)
+    incident.sql("CREATE SCHEMA lair")
+    incident.sql("GRANT ALL ON SCHEMA lair TO PUBLIC")
     plans = {
         "begun": "g", "planned": "p", "approved": "a", "twin": "a", "expired": "e", "applied": "w", "met": "w",
         "expired_met": "w", "validated": "v", "undone": "u", "stale": "s", "first": "o", "nan": "n", "foreign": "f",
-        "word": "d", "gone": "x",
+        "word": "d", "gone": "x", "hand": "y", "way": "z",
     }  # fmt: skip
     for letter in sorted(set(plans.values()) - {"f"}):
         ghost(incident, letter)
@@ -56,7 +66,7 @@ def besiege(incident: Incident) -> Incident:
     run(incident, "apply", "second", now=later["now"])
     both = scope("a", "a2", "u")
     incident.plan("t-a2=seen", batch="approved", work=incident.work(scope=both))
-    for batch in ("twin", "stale", "nan", "word"):
+    for batch in ("twin", "stale", "nan", "word", "hand", "way"):
         incident.plan(batch=batch, work=incident.work(scope=scope(plans[batch])))
     for batch in ("begun", "planned"):
         run(incident, "detect", batch)
@@ -64,6 +74,7 @@ def besiege(incident: Incident) -> Incident:
     foreign(incident)
     spoil(incident)
     claim(incident)
+    stray(incident)
     incident.work()
     return incident
 
@@ -122,6 +133,61 @@ def claim(incident: Incident) -> None:
            SELECT 'skipper', profile_id, 'SKIP_EXISTING', backfill_order_id FROM reconciliation_backfill_audit
            WHERE batch_id = 'applied' AND decision = 'APPLIED'"""
     )
+
+
+def stray(incident: Incident) -> None:
+    """Rows that a door must tell from those of a plan: canceled by hand, not identical, or beside an ENTRY row."""
+    for trade, symbol, action, status, profile, strategy in (
+        ("t-a", "Q/USD", "ENTRY", "filled", "main", "s-symbol"), ("t-a", "A/USD", "EXIT", "filled", "main", "s-exit"),
+        ("t-a", "A/USD", "ENTRY", "canceled", "main", "s-canceled"), ("t-a", "A/USD", "ENTRY", "filled", "other", "s-other"),
+    ):  # fmt: skip
+        incident.row(f"stray-{strategy}", trade, action, "1", 5, symbol=symbol, status=status, profile_id=profile,
+                     client_order_id="c", strategy=strategy)  # fmt: skip
+    for batch, action in (("hand", "EXIT"), ("way", "ENTRY")):
+        incident.sql(AS_PLANNED.format(order_id="item ->> 'order_id'", action=f"'{action}'", of=batch, **AS_IT_IS))
+    reinstating = FORGED % "'reason', 'reinstate'"
+    incident.tamper(f"UPDATE reconciliation_batches SET plan = {reinstating} WHERE batch_id = 'way'")
+    ids = [f"BFILL-skew-{name}" for name in SKEWED]
+    items = ", ".join(
+        f"(plan -> 'document' -> 'items' -> 0) || jsonb_build_object('order_id', '{order_id}', 'reason', 'reinstate')"
+        for order_id in ids
+    )
+    copy(
+        incident, "skewed", "word", plan=f"jsonb_set(plan, '{{document,items}}', jsonb_build_array({items}))",
+        approval=f"jsonb_set(approval, '{{items}}', to_jsonb(ARRAY{ids}))",
+    )  # fmt: skip
+    for name, value in SKEWED.items():
+        cells = {"order_id": f"'BFILL-skew-{name}'", "action": "'EXIT'"} | AS_IT_IS | {name: value}
+        incident.sql(AS_PLANNED.format(of="word", **cells))
+    dearer = FORGED % "'price', 7"
+    copy(incident, "dearer", "approved", plan=dearer)
+    copy(incident, "unaudited", "word", state="'applied'")
+    copy(incident, "unaudited_too", "approved", state="'applied'")
+    copy(incident, "left", "word", state="'rolled_back'")
+    incident.row("BFILL-left", "t-d", "EXIT", "1", 5, symbol="D/USD", client_order_id="c", strategy="s")
+    incident.tamper(
+        """INSERT INTO reconciliation_backfill_audit (batch_id, profile_id, decision, backfill_order_id)
+           VALUES ('left', 'main', 'APPLIED', 'BFILL-left')"""
+    )
+
+
+AS_IT_IS = {
+    "profile_id": "profile_id", "symbol": "item ->> 'symbol'", "trade_id": "item ->> 'trade_id'",
+    "quantity": "(item ->> 'qty')::numeric", "qty": "(item ->> 'qty')::numeric",
+    "price": "(item ->> 'price')::numeric", "filled_at": "(item ->> 'filled_at')::timestamptz",
+    "side": "item ->> 'side'", "exchange_order_id": "item ->> 'exchange_order_id'",
+}  # fmt: skip
+SKEWED = {
+    "profile_id": "'other'", "symbol": "'B/USD'", "trade_id": "'t-p'", "quantity": "3", "qty": "3", "price": "3",
+    "filled_at": "timestamptz '2026-03-01 10:01:00+00'", "side": "'buy'", "exchange_order_id": "'x'",
+}  # fmt: skip
+"""Canceled rows that differ from their item in one cell each."""
+
+AS_PLANNED = """INSERT INTO orders (order_id, profile_id, symbol, trade_id, action, status, quantity, qty, price, filled_at,
+    created_at, updated_at, side, exchange_order_id, client_order_id, strategy)
+    SELECT {order_id}, {profile_id}, {symbol}, {trade_id}, {action}, 'canceled', {quantity}, {qty}, {price}, {filled_at},
+    now(), now(), {side}, {exchange_order_id}, 'c', 's' FROM reconciliation_batches,
+    jsonb_array_elements(plan -> 'document' -> 'items') AS item WHERE batch_id = '{of}'"""
 
 
 def copy(incident: Incident, batch: str, of: str, **cells: str) -> None:
