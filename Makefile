@@ -5,6 +5,7 @@
 #   make test        format, lint, types, tests, and the notebooks cell by cell against their saved outputs
 #   make lint        the first three of these
 #   make venues      hundreds of readings of a venue whose answers go wrong, and what 200,000 fills take; some minutes
+#   make doors       every statement that tries to get around the doors, doors made less strict, and what they cost
 #   make notebooks   run the notebooks on the demo and save their outputs in place
 #   make lock        resolve the dependencies again and write requirements.lock
 #   make clean       delete the environment and the caches; reports stay
@@ -19,7 +20,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 PIP := $(PYTHON) -m pip --disable-pip-version-check --quiet
 
-.PHONY: demo lab test lint venues notebooks lock clean
+.PHONY: demo lab test lint venues doors notebooks lock clean
 .DELETE_ON_ERROR:
 
 demo: $(READY)
@@ -38,6 +39,9 @@ lint: $(READY)
 
 venues: $(READY)
 	$(BIN)/python tests/venue/fault_runs.py
+
+doors: $(READY)
+	$(BIN)/python tests/doors/figures.py
 
 notebooks: $(READY)
 	$(BIN)/jupyter nbconvert --to notebook --execute --inplace --ExecutePreprocessor.record_timing=False \

@@ -186,7 +186,7 @@ class Incident:
         """Create the roles and the doors, whose clock is that of the last workspace."""
         self.sql("CREATE TABLE IF NOT EXISTS clock (instant timestamptz)")
         with transaction(self.engine) as connection:
-            schema = connection.exec_driver_sql("SELECT current_schema()").scalar_one()
+            schema = connection.exec_driver_sql("SELECT quote_ident(current_schema())").scalar_one()
             create_doors(connection, clock=f"coalesce((SELECT instant FROM {schema}.clock), clock_timestamp())")
         self.sql("GRANT SELECT ON clock TO PUBLIC")
         self.has_doors = True

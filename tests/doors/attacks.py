@@ -1,7 +1,7 @@
 """Statements that try to get around the doors, as data: who, what, the SQLSTATE that must come back, and why.
 
 Each runs in a transaction of its own on the incident of `siege`, and is committed. `None` says that it may run and
-changes nothing. `GENERIC` is tried by each of the five roles, `OWN` by the role that it names, `SUPERUSER` by one who
+changes nothing. What `generic` gives is tried by each of the five roles, `OWN` by the one that it names, `SUPERUSER` by one who
 may do nearly everything; `CONTROLS` stand beside them and must work.
 """
 
@@ -11,7 +11,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from doors.siege import SKEWED
-
 from recon.batches import TRANSITIONS
 from recon.domain import State
 from recon.doors.names import CANCEL, INSERT, LOCK, OWNER, REINSTATE, WAY_BACK, Role
@@ -45,6 +44,9 @@ TRAIL = {
 }  # fmt: skip
 
 
+GENERIC = ("what no role may do", "another role", "no table", "a trigger's function")
+
+
 @dataclass(frozen=True)
 class Attack:
     """Statements of one transaction, by whom, and how it must end; `by_version` where servers differ."""
@@ -54,6 +56,11 @@ class Attack:
     statements: tuple[str, ...]
     expected: str | None
     by_version: Mapping[int, str | None] | None = None
+
+    @property
+    def is_generic(self) -> bool:
+        """Whether it is one of those that every role tries."""
+        return self.why in GENERIC
 
     def expects(self, version: int) -> str | None:
         """The SQLSTATE that a server of this major version must answer."""
@@ -119,6 +126,11 @@ def everything(batch: str = "approved") -> tuple[str, ...]:
     )  # fmt: skip
 
 
+def whole(batch: str) -> tuple[str, ...]:
+    """An apply of a batch that reinstates nothing."""
+    return (move(batch, "applied"), insert(batch), trail(batch, "APPLIED"))
+
+
 def undo(batch: str = "applied") -> tuple[str, ...]:
     """What a rollback does, in plain statements."""
     return move(batch, "rolled_back"), cancel(), mark(batch)
@@ -128,6 +140,7 @@ CONTROLS = [
     Attack("axel", "a whole apply", everything(), None),
     Attack("axel", "an apply that meets rows of another batch", (move("met", "applied"), trail("met", "SKIP_EXISTING")), None),
     Attack("axel", "applying again", (trail("applied", "SKIP_EXISTING"), move("applied", "applied")), None),
+    Attack("axel", "an apply of one row", whole("word"), None),
     Attack("axel", "a stale plan", (move("word", "planned"),), None),
     Attack("axel", "the lock", (f"LOCK TABLE {LOCK} IN SHARE ROW EXCLUSIVE MODE",), None),
     Attack("udo", "the lock", (f"LOCK TABLE {LOCK} IN SHARE ROW EXCLUSIVE MODE",), None),
@@ -376,11 +389,6 @@ REST = (reinstate(), trail("approved", "APPLIED"))
 """What is left of an apply once its rows are inserted; an attack that gets that far would be complete."""
 
 
-def whole(batch: str) -> tuple[str, ...]:
-    """An apply of a batch that reinstates nothing."""
-    return (move(batch, "applied"), insert(batch), trail(batch, "APPLIED"))
-
-
 def _cells(who: str) -> Iterator[Attack]:
     """One cell of an insert that is otherwise right, in each column; else the whole apply."""
     one, others = "item.trade_id = 't-a'", "item.trade_id = 't-a2'"
@@ -459,7 +467,8 @@ WRITTEN = (*APPROVED, insert("approved"), reinstate())
 DONE = (*WRITTEN, trail("approved", "APPLIED"), "SET CONSTRAINTS ALL IMMEDIATE")
 SAVE = "SAVEPOINT s"
 ONE = "item.trade_id = 't-a'"
-LIES = "lies that a door would have to believe"
+LATE = "2026-03-03 12:00:00+00"
+"""When the approvals end."""
 
 AXEL = [
     *_cells("axel"),
@@ -508,7 +517,11 @@ AXEL = [
         ("a row that is gone, again", (move("gone", "applied"), insert("gone")), OUTSIDE),
         *((f"another id: {wrong}", (*APPROVED, insert("approved", ONE), insert("approved", ONE, order_id=wrong, client_order_id=wrong), insert("approved", "item.trade_id = 't-a2'"), *REST), OUTSIDE) for wrong in ("'BFILL-x'", "'by-hand-2'", "upper(item.order_id)")),
         ("the way back of a row that is not there", ("SELECT 1 / (reconciliation_door_way_back('BFILL-x', 'other') IS NULL)::integer",), "22012"),
-        ("rows while time passes", (*APPROVED, "SET LOCAL siege.clock = '2026-03-03 12:00:00+00'", insert("approved")), OUTSIDE),
+        ("rows while time passes", (move("word", "applied"), f"SET LOCAL siege.clock = '{LATE}'", insert("word", created_at=f"timestamptz '{LATE}'", updated_at=f"timestamptz '{LATE}'"), trail("word", "APPLIED", created_at=f"timestamptz '{LATE}'")), OUTSIDE),
+        *((f"a row of another trade: {cells}", (*APPROVED, insert("approved", ONE, **cells), insert("approved", "item.trade_id = 't-a2'"), *REST), OUTSIDE) for cells in (
+            {"symbol": "'Q/USD'", "strategy": "'s-symbol'"}, {"trade_id": "'t-a2'", "strategy": "'s-a2'"}, {"profile_id": "'other'", "strategy": "'s-other'"},
+        )),
+        ("a canceled row like the reinstated one", (*APPROVED, none(reinstate("order_id = 'BFILL-double'"))), EMPTY),
         ("rows of a step back", (move("approved", "planned"), insert("approved")), OUTSIDE),
         ("rows of an applied batch that wants some still", (insert("unaudited"),), OUTSIDE),
         ("a row of one plan for that of another", (move("dearer", "applied"), move("narrow", "applied"), insert("dearer", "item.trade_id = 't-a2'").replace("'dearer'", "'narrow'").replace("batch.approval -> 'items' ? item.order_id", "true")), OUTSIDE),

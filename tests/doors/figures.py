@@ -18,9 +18,9 @@ from pathlib import Path
 if __name__ == "__main__":
     sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from conftest import postgresql_15
 from incidents import Incident
 
+from conftest import postgresql_15
 from doors.mutants import MUTANTS, RIGHTS
 from doors.price import price
 from doors.run import Noticed, all_attacks, attempt, run_mutant, run_right, statements_of, version_of
@@ -96,9 +96,8 @@ def main() -> int:
                 if programs is None:
                     for rows in ROWS:
                         doors, without = price(server, rows, TIMES)
-                        say(
-                            f"  apply of {rows} rows: {doors:.2f} s with doors, {without:.2f} s without: {doors / without:.2f}"
-                        )
+                        told = f"{doors:.2f} s with doors, {without:.2f} s without"
+                        say(f"  apply of {rows} rows: {told}, {doors / without:.2f} times")
     for line in wrong:
         say(f"WRONG {line}")
     return bool(wrong)

@@ -96,7 +96,7 @@ def _doors() -> Iterator[Mutant]:
 "entry.action::text = 'ENTRY' AND ",
         " AND entry.status::text IN ('filled', 'partially-filled', 'partially_filled')",
     )  # fmt: skip
-    for name in ("profile_id", "symbol", "trade_id"):
+    for name in ("trade_id",):  # the other two are those of the plan
         yield Mutant(
             f"insert: like an ENTRY of another {name}", view[INSERT], f"entry.{name}::text, ", f"orders.{name}, ", axel
         )

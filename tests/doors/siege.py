@@ -139,7 +139,8 @@ def stray(incident: Incident) -> None:
     """Rows that a door must tell from those of a plan: canceled by hand, not identical, or beside an ENTRY row."""
     for trade, symbol, action, status, profile, strategy in (
         ("t-a", "Q/USD", "ENTRY", "filled", "main", "s-symbol"), ("t-a", "A/USD", "EXIT", "filled", "main", "s-exit"),
-        ("t-a", "A/USD", "ENTRY", "canceled", "main", "s-canceled"), ("t-a", "A/USD", "ENTRY", "filled", "other", "s-other"),
+        ("t-a", "A/USD", "ENTRY", "canceled", "main", "s-canceled"),
+        ("t-a", "A/USD", "ENTRY", "filled", "other", "s-other"),
     ):  # fmt: skip
         incident.row(f"stray-{strategy}", trade, action, "1", 5, symbol=symbol, status=status, profile_id=profile,
                      client_order_id="c", strategy=strategy)  # fmt: skip
@@ -159,6 +160,10 @@ def stray(incident: Incident) -> None:
     for name, value in SKEWED.items():
         cells = {"order_id": f"'BFILL-skew-{name}'", "action": "'EXIT'"} | AS_IT_IS | {name: value}
         incident.sql(AS_PLANNED.format(of="word", **cells))
+    incident.sql(
+        """INSERT INTO orders SELECT (jsonb_populate_record(o, '{"order_id": "BFILL-double"}')).* FROM orders AS o
+           WHERE trade_id = 't-u' AND action = 'EXIT'"""
+    )
     dearer = FORGED % "'price', 7"
     copy(incident, "dearer", "approved", plan=dearer)
     copy(incident, "unaudited", "word", state="'applied'")
@@ -183,10 +188,10 @@ SKEWED = {
 }  # fmt: skip
 """Canceled rows that differ from their item in one cell each."""
 
-AS_PLANNED = """INSERT INTO orders (order_id, profile_id, symbol, trade_id, action, status, quantity, qty, price, filled_at,
-    created_at, updated_at, side, exchange_order_id, client_order_id, strategy)
-    SELECT {order_id}, {profile_id}, {symbol}, {trade_id}, {action}, 'canceled', {quantity}, {qty}, {price}, {filled_at},
-    now(), now(), {side}, {exchange_order_id}, 'c', 's' FROM reconciliation_batches,
+AS_PLANNED = """INSERT INTO orders (order_id, profile_id, symbol, trade_id, action, status, quantity, qty, price,
+    filled_at, created_at, updated_at, side, exchange_order_id, client_order_id, strategy)
+    SELECT {order_id}, {profile_id}, {symbol}, {trade_id}, {action}, 'canceled', {quantity}, {qty}, {price},
+    {filled_at}, now(), now(), {side}, {exchange_order_id}, 'c', 's' FROM reconciliation_batches,
     jsonb_array_elements(plan -> 'document' -> 'items') AS item WHERE batch_id = '{of}'"""
 
 
@@ -223,7 +228,8 @@ def standing(incident: Incident) -> str:
     """Everything that a statement could have changed: rows, definitions, rights, roles."""
     [(found,)] = incident.sql(
         """SELECT md5(string_agg(part, E'\\n' ORDER BY part COLLATE "C")) FROM (
-            SELECT 'o' || t::text FROM orders AS t UNION ALL SELECT 'a' || t::text FROM reconciliation_backfill_audit AS t
+            SELECT 'o' || t::text FROM orders AS t
+            UNION ALL SELECT 'a' || t::text FROM reconciliation_backfill_audit AS t
             UNION ALL SELECT 'b' || t::text FROM reconciliation_batches AS t
             UNION ALL SELECT 'e' || t::text FROM reconciliation_events AS t
             UNION ALL SELECT concat_ws(' ', 'c', oid, relname, relnamespace, relowner, relkind, relacl, reloptions,
