@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
 import uuid
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -11,14 +10,13 @@ import pytest
 import sqlalchemy as sa
 from doors.people import LOGIN_OF, as_login, make_people
 from incidents import EXTENDED, Incident, refusal
-from test_orders import ODD, SHAPES, repair_and_take_back
+from test_orders import ODD, SEARCH_PATH, SHAPES, repair_and_take_back
 
 from recon.database import transaction
 from recon.domain import StageResult, Verdict
 from recon.doors.access import Protection, protection
 from recon.doors.names import CANCEL, INSERT, LOCK, REINSTATE, Role
 from recon.doors.roles import create_doors, role_statements
-from recon.embedded import EmbeddedServer
 from recon.errors import ReconError
 from recon.incident import ROLES
 from recon.stages.approve import approve
@@ -144,8 +142,8 @@ def test_what_a_superuser_changes_shows_in_the_digest(guarded: Incident, change:
     assert definitions(guarded) != before
 
 
-def test_what_print_gives_makes_the_same_doors(guarded: Incident, servers: Callable[[str], EmbeddedServer]) -> None:
-    """As psql would run it: one statement after the other, ended with a semicolon, each committed by itself."""
+def test_what_print_gives_makes_the_same_doors(guarded: Incident) -> None:
+    """As psql runs it: one statement after the other, each committed by itself."""
     with transaction(guarded.engine) as connection:
         statements = role_statements(connection)
         create_doors(connection)
@@ -154,12 +152,9 @@ def test_what_print_gives_makes_the_same_doors(guarded: Incident, servers: Calla
     guarded.sql(f"DROP VIEW {views}")
     guarded.sql("DROP TRIGGER reconciliation_settled ON reconciliation_batches")
     assert definitions(guarded) != made
-    url = guarded.engine.url
-    text = "".join(f"{statement};\n" for statement in statements)
-    subprocess.run(
-        ["psql", "-qX", "-v", "ON_ERROR_STOP=1", "-h", url.query["host"], "-p", url.query["port"], "-U", url.username, url.database],
-        input=text, text=True, check=True, capture_output=True,
-    )  # fmt: skip
+    with guarded.backend.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+        for statement in statements:
+            connection.exec_driver_sql(f"{statement};", execution_options={"no_parameters": True})
     assert definitions(guarded) == made
 
 
@@ -252,9 +247,7 @@ def test_a_login_of_one_role_fills_columns_that_number_themselves(incident: Inci
 def test_quoted_names_everywhere(incident: Incident) -> None:
     """Columns, and the schema that holds everything, have names that need quotes."""
     incident.sql('CREATE SCHEMA "Odd Schema"')
-    incident.sql(
-        """DO $$ BEGIN EXECUTE format('ALTER DATABASE %%I SET search_path TO "Odd Schema"', current_database()); END $$"""
-    )
+    incident.sql(SEARCH_PATH.replace("trading, public", '"Odd Schema"'))
     incident.create_table(EXTENDED | ODD, name='"Odd Schema".orders', doors=True)
     incident.ghost("t1", **dict.fromkeys(ODD, "x"))
     incident.repair()

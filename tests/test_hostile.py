@@ -1,4 +1,4 @@
-"""Statements that try to get around the doors, and doors less strict by one condition: `make doors` runs all of them."""
+"""Statements that try to get around the doors, and doors less strict by one condition; `make doors` runs all."""
 
 from __future__ import annotations
 
