@@ -164,9 +164,19 @@ def stray(incident: Incident) -> None:
         """INSERT INTO orders SELECT (jsonb_populate_record(o, '{"order_id": "BFILL-double"}')).* FROM orders AS o
            WHERE trade_id = 't-u' AND action = 'EXIT'"""
     )
+    incident.row("BFILL-lonely", "t-l", "EXIT", "1", 5, profile_id="lonely", client_order_id="c", strategy="s")
+    for profile, symbol in (("main", "D2/USD"), ("other", "D/USD")):
+        incident.row(f"stray-{profile}-{symbol}", "t-d", "ENTRY", "1", 5, symbol=symbol, profile_id=profile,
+                     client_order_id="c", strategy="s-d")  # fmt: skip
+    spread = """(plan -> 'document' -> 'items' -> 0) || '{"order_id": "BFILL-spread", "symbol": "D2/USD"}'"""
+    copy(incident, "spread", "word", plan=f"jsonb_insert(plan, '{{document,items,0}}', {spread})")
+    there = FORGED % "'order_id', 'BFILL-there'"
+    approved = """jsonb_set(approval, '{items}', '["BFILL-there"]')"""
+    copy(incident, "there", "word", profile_id="'other'", plan=there, approval=approved)
     dearer = FORGED % "'price', 7"
     copy(incident, "dearer", "approved", plan=dearer)
     copy(incident, "unaudited", "word", state="'applied'")
+    copy(incident, "reopened", "hand", state="'applied'")
     copy(incident, "unaudited_too", "approved", state="'applied'")
     copy(incident, "left", "word", state="'rolled_back'")
     incident.row("BFILL-left", "t-d", "EXIT", "1", 5, symbol="D/USD", client_order_id="c", strategy="s")
