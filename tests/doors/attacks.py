@@ -472,6 +472,7 @@ LATE = "2026-03-03 12:00:00+00"
 """When the approvals end."""
 
 AXEL = [
+    Attack("axel", "MERGE", (*APPROVED, f"MERGE INTO {REINSTATE} AS d USING orders AS o ON d.order_id = o.order_id WHEN MATCHED THEN DELETE"), DENIED, {15: "0A000"}),  # no MERGE into views yet
     *_cells("axel"),
     *_trails("axel", "approved", WRITTEN, "APPLIED"),
     *_steps("axel", steps_of(Role.APPLIER), steps_of(None)),
@@ -570,7 +571,6 @@ AXEL = [
         ("an audit of its own", ("CREATE TEMP TABLE reconciliation_backfill_audit (LIKE public.reconciliation_backfill_audit)", *WRITTEN, trail("approved", "APPLIED")), CHECKED),
         ("a leaky function", ("CREATE FUNCTION pg_temp.leak(text) RETURNS boolean COST 0.0000001 LANGUAGE plpgsql AS 'BEGIN RETURN true; END'", none(f"UPDATE {REINSTATE} SET status = 'canceled' WHERE pg_temp.leak(order_id)")), EMPTY),
         ("the cursor of a door", (f"DECLARE c CURSOR FOR SELECT * FROM {INSERT} FOR UPDATE",), DENIED),
-        ("MERGE", (*APPROVED, f"MERGE INTO {REINSTATE} AS d USING orders AS o ON d.order_id = o.order_id WHEN MATCHED THEN DELETE"), "42501"),
         ("an approval", (approve("planned"),), DENIED),
         ("an approval that lasts", (f"UPDATE {B} SET approval = jsonb_set(approval, '{{expires_at}}', '\"infinity\"')",), DENIED),
         ("a plan", (f"UPDATE {B} SET plan = '{{}}'",), DENIED),
@@ -600,6 +600,7 @@ CANCELED_ONE = cancel(
 UNDONE = (*undo(), "SET CONSTRAINTS ALL IMMEDIATE")
 
 UDO = [
+    Attack("udo", "MERGE", (*UNDO, f"MERGE INTO {CANCEL} AS d USING orders AS o ON d.order_id = o.order_id WHEN MATCHED THEN DELETE"), DENIED, {15: "0A000"}),  # no MERGE into views yet
     *_steps("udo", steps_of(Role.UNDOER), steps_of(None)),
     *(Attack("udo", f"a mark of {batch}", (mark(batch),), CHECKED) for batch in ("applied", "validated", "approved", "planned", "second")),
     *(Attack("udo", f"a cancellation in {batch}", (move(batch, "rolled_back"), none(cancel("order_id LIKE 'BFILL-%'"))), EMPTY) for batch in ("undone", "skipper", "first", "claims")),
@@ -650,7 +651,6 @@ UDO = [
         ("an audit row as an applier", (trail("approved", "APPLIED"),), DENIED),
         ("an event", (f"INSERT INTO {E} (profile_id, symbol, db_open_qty) VALUES ('main', 'A/USD', 1)",), DENIED),
         ("an approval", (approve("planned"),), DENIED),
-        ("MERGE", (*UNDO, f"MERGE INTO {CANCEL} AS d USING orders AS o ON d.order_id = o.order_id WHEN MATCHED THEN DELETE"), "42501"),
         ("COPY", (f"COPY {CANCEL} FROM STDIN",), DENIED),
         ("a block", (f"DO $do$ BEGIN {UNDO[0]}; PERFORM pg_sleep(0); END $do$",), CHECKED),
         ("an orders of its own", ("CREATE TEMP TABLE orders AS SELECT * FROM public.orders", "UPDATE pg_temp.orders SET status = 'canceled'", *UNDO, mark("applied")), CHECKED),
@@ -810,6 +810,23 @@ NOT_EVEN = [
 SUPERUSER = [
     *(Attack(ROOT, why, (statement,), CHECKED) for why, statement in NOT_EVEN),
     *(Attack(ROOT, f"{why}, as a replica", (REPLICA, statement), CHECKED) for why, statement in NOT_EVEN),
+    *(
+        Attack(
+            ROOT,
+            why,
+            (
+                move("applied", "rolled_back"),
+                cancel(),
+                f"UPDATE {A} SET reverted_at = {NOW}, {cell} WHERE batch_id = 'applied'",
+            ),
+            CHECKED,
+        )
+        for why, cell in (
+            ("an actor changed in a rollback", "actor = 'x'"),
+            ("a quantity rewritten in a rollback", "filled_qty = filled_qty + 0.000"),
+            ("a batch renamed in a rollback", "batch_id = 'undone'"),
+        )
+    ),
 ]
 """What even one is refused who may do nearly everything, until he takes the triggers off."""
 

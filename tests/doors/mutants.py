@@ -289,9 +289,7 @@ def _audit() -> Iterator[Mutant]:
         undo,
     )
     begins = function("append_only")
-    yield from dropped(
-        "append-only", begins, undo, "OLD.reverted_at IS NULL AND ", "NEW.reverted_at IS NOT NULL\n            AND "
-    )
+    yield from dropped("append-only", begins, undo, "OLD.reverted_at IS NULL AND ")
     same = "AND (to_jsonb(OLD) - 'reverted_at')::text = (to_jsonb(NEW) - 'reverted_at')::text"
     yield Mutant("append-only: other cells", begins, same, "", undo)
     yield Mutant("append-only: other digits", begins, same, same.replace("::text", ""), undo)
@@ -386,8 +384,11 @@ RIGHTS: Sequence[tuple[Role, str]] = [
         f"SELECT, INSERT ON {INSERT}", f"SELECT, UPDATE (status, updated_at) ON {REINSTATE}", f"EXECUTE ON FUNCTION {WAY_BACK}(text, text)",
     )),
     *((role, f"SELECT, UPDATE (status, updated_at) ON {CANCEL}") for role in (Role.READER, Role.PLANNER, Role.APPROVER, Role.APPLIER)),
-    *((role, f"INSERT ON {AUDIT}") for role in (Role.READER, Role.UNDOER)),
     *((role, f"UPDATE (reverted_at) ON {AUDIT}") for role in Role if role is not Role.UNDOER),
     *((role, OWNER) for role in Role),
 ]  # fmt: skip
-"""Rights that the roles do not have."""
+"""Rights that the roles do not have.
+
+Two kinds are left out, because a second rule answers with the same SQLSTATE: to DELETE through a view, whose owner may
+not either, and to INSERT audit rows, which a trigger lets each role do for its own decisions only.
+"""
