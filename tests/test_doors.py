@@ -11,6 +11,7 @@ import sqlalchemy as sa
 from doors.people import LOGIN_OF, as_login, make_people
 from incidents import EXTENDED, Incident, refusal
 from test_orders import ODD, SEARCH_PATH, SHAPES, repair_and_take_back
+from test_readme import blocks
 
 from recon.database import transaction
 from recon.domain import StageResult, Verdict
@@ -252,3 +253,19 @@ def test_quoted_names_everywhere(incident: Incident) -> None:
     incident.ghost("t1", **dict.fromkeys(ODD, "x"))
     incident.repair()
     assert incident.run("rollback").verdict is Verdict.DONE
+
+
+def test_the_readmes_grants_open_the_work_that_it_says(incident: Incident) -> None:
+    incident.create_table(doors=True).ghost("t1")
+    _, (_, _, grants) = blocks("sql")
+    incident.sql(grants)
+    try:
+        work = {"detect": "carol", "dry-run": "carol", "approve": "ben", "apply": "carol", "rollback": "ben"}
+        for stage, who in work.items():
+            if stage == "approve":
+                approve_as(incident, who)
+                continue
+            done = run_as(incident, who, stage)
+            assert done.verdict in (Verdict.DONE, Verdict.GO), done.message
+    finally:
+        incident.sql("DROP ROLE carol, ben")
