@@ -84,6 +84,21 @@ def guard_statements(schema: str, orders: str, clock: str = CLOCK) -> list[str]:
     ]
 
 
+_UNFIT = f"""NEW.state <> 'approved'
+            OR (NEW.approval ->> 'plan_digest', NEW.approval ->> 'batch_id', NEW.approval ->> 'profile_id')
+                IS DISTINCT FROM (NEW.plan_digest, NEW.batch_id, NEW.profile_id)
+            OR NOT coalesce(NEW.approval ->> 'by', '') ~ '[^[:space:]]'
+            OR jsonb_typeof(NEW.approval -> 'items') IS DISTINCT FROM 'array' OR NEW.approval -> 'items' = '[]'
+            OR (NEW.approval ->> 'expires_at')::timestamptz IS NULL
+            OR jsonb_array_length(NEW.plan -> 'failed_checks') > 0
+            OR EXISTS (
+                SELECT jsonb_array_elements_text(NEW.approval -> 'items')
+                EXCEPT SELECT item.order_id FROM (SELECT NEW.plan) AS planned (plan)
+                    CROSS JOIN LATERAL {ITEMS} WHERE item.decision = 'DRY_RUN'
+                    GROUP BY item.order_id HAVING count(*) = 1)"""
+"""What makes an approval none of this plan."""
+
+
 def _guard_batches(clock: str) -> str:
     """A batch begins detected, keeps its name, and takes legal steps only, each by the role whose step it is."""
     steps = {
@@ -134,18 +149,7 @@ def _guard_batches(clock: str) -> str:
         IF NOT pg_has_role('{Role.APPROVER.value}', 'USAGE') THEN
             RAISE EXCEPTION '% may not approve', current_user USING ERRCODE = '42501';
         END IF;
-        IF NEW.state <> 'approved'
-            OR (NEW.approval ->> 'plan_digest', NEW.approval ->> 'batch_id', NEW.approval ->> 'profile_id')
-                IS DISTINCT FROM (NEW.plan_digest, NEW.batch_id, NEW.profile_id)
-            OR NOT coalesce(NEW.approval ->> 'by', '') ~ '[^[:space:]]'
-            OR jsonb_typeof(NEW.approval -> 'items') IS DISTINCT FROM 'array' OR NEW.approval -> 'items' = '[]'
-            OR (NEW.approval ->> 'expires_at')::timestamptz IS NULL
-            OR jsonb_array_length(NEW.plan -> 'failed_checks') > 0
-            OR EXISTS (
-                SELECT jsonb_array_elements_text(NEW.approval -> 'items')
-                EXCEPT SELECT item.order_id FROM (SELECT NEW.plan) AS planned (plan)
-                    CROSS JOIN LATERAL {ITEMS} WHERE item.decision = 'DRY_RUN'
-                    GROUP BY item.order_id HAVING count(*) = 1) THEN
+        IF {_UNFIT} THEN
             RAISE EXCEPTION 'the approval is not one of this plan'
                 USING ERRCODE = '23514', CONSTRAINT = 'reconciliation_batch_approval';
         END IF;
