@@ -7,6 +7,7 @@
 #   make venues      hundreds of readings of a venue whose answers go wrong, and what 200,000 fills take; some minutes
 #   make faults      an apply and a rollback struck by every fault at every moment, and what was left; up to 45 minutes,
 #                    or fewer cases: make faults SWEEPS=cut-apply,locks STEP=100
+#   make doors       every statement that tries to get around the doors, doors made less strict, and what they cost
 #   make notebooks   run the notebooks on the demo and save their outputs in place
 #   make lock        resolve the dependencies again and write requirements.lock
 #   make clean       delete the environment and the caches; reports stay
@@ -21,7 +22,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 PIP := $(PYTHON) -m pip --disable-pip-version-check --quiet
 
-.PHONY: demo lab test lint venues faults notebooks lock clean
+.PHONY: demo lab test lint venues faults doors notebooks lock clean
 .DELETE_ON_ERROR:
 
 demo: $(READY)
@@ -46,6 +47,9 @@ STEP := 1
 
 faults: $(READY)
 	$(BIN)/python tests/faults/fault_runs.py $(SWEEPS) $(STEP)
+
+doors: $(READY)
+	$(BIN)/python tests/doors/figures.py
 
 notebooks: $(READY)
 	$(BIN)/jupyter nbconvert --to notebook --execute --inplace --ExecutePreprocessor.record_timing=False \

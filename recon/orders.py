@@ -63,7 +63,7 @@ class Orders:
         self.copied = schema.copied
         self._needs_client_id = schema.needs_client_id
         self._generated = schema.generated
-        self._sides = schema.sides
+        self.sides = schema.sides
 
     @classmethod
     def reflect(cls, connection: Connection) -> Orders:
@@ -320,7 +320,7 @@ class Orders:
                 "quantity": str(item.qty),
                 "price": str(item.price),
                 "filled_at": item.filled_at.isoformat() if item.filled_at else None,
-                "side": self._sides.get(item.side.value, item.side.value) if item.side else None,
+                "side": self.sides.get(item.side.value, item.side.value) if item.side else None,
                 "exchange_order_id": item.exchange_order_id,
                 "entry_order_id": entries[item.symbol, item.trade_id],
             }
@@ -349,8 +349,8 @@ class Orders:
             "exchange_order_id": values.c.exchange_order_id,
         }
         if "side" in table.c:
-            spelled = _spelled_like(sa.cast(entry.c.side, sa.Text), values.c.side)
-            cells["side"] = values.c.side if self._sides else spelled
+            spelled = spelled_like(sa.cast(entry.c.side, sa.Text), values.c.side)
+            cells["side"] = values.c.side if self.sides else spelled
         if self._needs_client_id:
             cells["client_order_id"] = values.c.order_id
         return {
@@ -364,7 +364,7 @@ def _not_finite() -> list[ColumnElement[Decimal]]:
     return [sa.cast(sa.literal(text, sa.Text), sa.Numeric) for text in ("NaN", "Infinity", "-Infinity")]
 
 
-def _spelled_like(example: ColumnElement[str], word: ColumnElement[str]) -> ColumnElement[str]:
+def spelled_like(example: ColumnElement[str], word: ColumnElement[str]) -> ColumnElement[str]:
     """`sell` as SELL or Sell where the backend writes BUY or Buy: an enum or a check may know no other."""
     upper, capital = sa.func.upper, sa.func.initcap
     return sa.case((example == upper(example), upper(word)), (example == capital(example), capital(word)), else_=word)

@@ -190,8 +190,9 @@ class Incident:
         """Create the roles and the doors, whose clock is that of the last workspace."""
         self.sql("CREATE TABLE clock AS SELECT CAST(%s AS timestamptz) AS instant", NOW)
         with transaction(self.engine) as connection:
-            create_doors(connection, clock="coalesce((SELECT instant FROM clock), clock_timestamp())")
-        self.sql("GRANT SELECT ON clock TO recon_owner")
+            schema = connection.exec_driver_sql("SELECT quote_ident(current_schema())").scalar_one()
+            create_doors(connection, clock=f"coalesce((SELECT instant FROM {schema}.clock), clock_timestamp())")
+        self.sql("GRANT SELECT ON clock TO PUBLIC")
         self.has_doors = True
         return self
 

@@ -159,7 +159,7 @@ def own_database(servers: Servers, folder: Path) -> Iterator[None]:
             incident.ghost("trade-2", "4", symbol="ETH/USD", opened=minute, closed=minute + 61)
             incident.row("entry-3", "trade-3", "ENTRY", "90", minute, symbol="SOL/USD")
             incident.hold("SOL/USD", "90")
-            [(_, _, grants)] = blocks("sql")
+            (_, _, grants), *_ = blocks("sql")  # the second is for whoever has the doors
             incident.sql(grants)
             values = {
                 "RECON_DATABASE_URL": make_url(url).set(username=ROLE).render_as_string(hide_password=False),

@@ -14,7 +14,7 @@ LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
     IF TG_OP = 'UPDATE' THEN
         IF OLD.reverted_at IS NULL AND NEW.reverted_at IS NOT NULL
-            AND to_jsonb(OLD) - 'reverted_at' = to_jsonb(NEW) - 'reverted_at' THEN
+            AND (to_jsonb(OLD) - 'reverted_at')::text = (to_jsonb(NEW) - 'reverted_at')::text THEN
             RETURN NEW;
         END IF;
     END IF;

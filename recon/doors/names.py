@@ -28,7 +28,7 @@ REINSTATE = "reconciliation_door_reinstate"
 """The view through which canceled rows that such a plan reinstates become filled again."""
 
 CANCEL = "reconciliation_door_cancel"
-"""The view that shows the rows which a live batch owns, so that a rollback can cancel them."""
+"""The view that shows the rows which a batch owns, in the transaction that rolls it back."""
 
 WAY_BACK = "reconciliation_door_way_back"
 """The function that tries whether a row could be canceled, and takes it back."""

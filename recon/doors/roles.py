@@ -66,10 +66,9 @@ def role_statements(connection: Connection, clock: str = CLOCK) -> list[str]:
         f"GRANT CREATE ON SCHEMA {own} TO {OWNER}",
         *_hand_over(connection),
         f"GRANT SELECT, INSERT, UPDATE ON orders TO {OWNER}",
-        *door_statements(orders, clock),
-        f"ALTER FUNCTION {WAY_BACK}(text, text) SET search_path = {own}, {theirs}, pg_temp",
+        *door_statements(orders, theirs, clock),
         f"REVOKE ALL ON FUNCTION {WAY_BACK}(text, text) FROM PUBLIC",
-        *guard_statements(f"{own}, {theirs}"),
+        *guard_statements(own, f"{theirs}.orders", clock),
         *(f"ALTER FUNCTION {name} OWNER TO {OWNER}" for name in (f"{WAY_BACK}(text, text)", *FUNCTIONS)),
         *(read.format(table) for table in ("orders", AUDIT, BATCHES, EVENTS)),
         *(f"GRANT {right} TO {role}" for role, rights in GRANTS.items() for right in rights),
@@ -86,7 +85,7 @@ def create_doors(connection: Connection, clock: str = CLOCK) -> list[str]:
     """Run `role_statements`; writes DDL, returns what was run."""
     statements = role_statements(connection, clock)
     for statement in statements:
-        connection.execute(sa.text(statement.replace(":", r"\:")))  # a colon may begin a parameter, in a name too
+        connection.exec_driver_sql(statement, execution_options={"no_parameters": True})
     return statements
 
 
@@ -94,8 +93,8 @@ def _schemas(connection: Connection) -> tuple[str, str]:
     """The schema of recon's tables, and that of `orders`."""
     query = sa.text(
         """
-        SELECT coalesce((SELECT relnamespace::regnamespace::text FROM pg_class
-            WHERE oid = to_regclass('reconciliation_batches')), current_schema()::text),
+        SELECT coalesce((SELECT nspname::text FROM pg_class JOIN pg_namespace ON pg_namespace.oid = relnamespace
+            WHERE pg_class.oid = to_regclass('reconciliation_batches')), current_schema()::text),
             (SELECT nspname::text FROM pg_class JOIN pg_namespace ON pg_namespace.oid = relnamespace
             WHERE pg_class.oid = to_regclass('orders'))
         """

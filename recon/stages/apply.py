@@ -104,6 +104,7 @@ def _write(work: Workspace, held: Held, approval: dict[str, Any] | None, snapsho
     targets = [judgement.lifecycle for judgement in plan.judgements]
     own = [item.order_id or "" for item in released]
     others = held.orders.digest(connection, batch.profile_id, without=own)
+    batches.save(connection, batch.moved(Action.APPLY), actor=work.actor, now=held.now)  # opens the doors
     decisions = _write_rows(held, released, {one.key: one.last_entry.order_id for one in targets})
     _require_way_back(held, own[:1])
     checks, lifecycles = _invariants(held, plan, released, others)
@@ -120,7 +121,6 @@ def _write(work: Workspace, held: Held, approval: dict[str, Any] | None, snapsho
         actor=work.actor,
         now=held.now,
     )
-    batches.save(connection, batch.moved(Action.APPLY), actor=work.actor, now=held.now)
     checks = (
         approval_check(batch.approval, signed),
         Check("pause_confirmed", True, held.pause.detail),

@@ -58,13 +58,13 @@ def _roll_back(work: Workspace, held: Held) -> RolledBack:
     ids = [item.order_id or "" for item in own]
     before = {(one.symbol, one.trade_id): one.open_qty for one in orders.lifecycles(connection, batch.profile_id)}
     bystanders = orders.digest(connection, batch.profile_id, without=ids)
+    batches.save(connection, batch.moved(Action.ROLLBACK), actor=work.actor, now=held.now)  # opens the door
     changed = orders.set_status(connection, batch.profile_id, ids, before={"filled"}, after="canceled", now=held.now)
     reverted = audit.mark_reverted(connection, batch.profile_id, batch.batch_id, held.now)
     checks, lifecycles = _invariants(held, own, before, bystanders, changed)
     for check in checks:
         if not check.ok:
             raise ReconError("invariant_violated", f"{check.name}: {check.detail}. Nothing was written; report this.")
-    batches.save(connection, batch.moved(Action.ROLLBACK), actor=work.actor, now=held.now)
     checks = (*approved, Check("pause_confirmed", True, held.pause.detail), *checks)
     return RolledBack(tuple(own), others, reverted, checks, lifecycles)
 

@@ -1,0 +1,271 @@
+"""The doors as people meet them: a real login for each role, the right one works and every other is refused."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+
+import pytest
+import sqlalchemy as sa
+from doors.people import LOGIN_OF, as_login, make_people
+from incidents import EXTENDED, Incident, refusal
+from test_orders import ODD, SEARCH_PATH, SHAPES, repair_and_take_back
+from test_readme import blocks
+
+from recon.database import transaction
+from recon.domain import StageResult, Verdict
+from recon.doors.access import Protection, protection
+from recon.doors.names import CANCEL, INSERT, LOCK, REINSTATE, Role
+from recon.doors.roles import create_doors, role_statements
+from recon.errors import ReconError
+from recon.incident import ROLES
+from recon.stages.approve import approve
+
+TRUSTED = "a reviewer"
+
+
+@pytest.fixture
+def guarded(incident_each_version: Incident) -> Incident:
+    """An incident behind doors, with a ghost, and people."""
+    incident_each_version.create_table(doors=True).ghost("t1")
+    make_people(incident_each_version.engine)
+    return incident_each_version
+
+
+def run_as(incident: Incident, who: str, stage: str) -> StageResult:
+    """Run a stage on the person's own connection."""
+    return incident.run(stage, work=replace(incident.work(), engine=as_login(incident.engine, who)))
+
+
+def approve_as(incident: Incident, who: str) -> None:
+    """Approve on the person's own connection."""
+    approve(replace(incident.work(), engine=as_login(incident.engine, who)), incident.batch, TRUSTED)
+
+
+def test_each_stage_is_run_by_its_role_and_refused_to_every_other(guarded: Incident) -> None:
+    """The control of each refusal is that the right login then succeeds, on the same batch."""
+    right = {stage.value: LOGIN_OF[roles[0]] for stage, roles in ROLES.items()} | {"approve": "anna"}
+    before = guarded.orders()
+    for stage in ("detect", "dry-run", "approve", "apply", "validate", "rollback"):
+        for who in ("rita", "paul", "anna", "axel", "udo", "nobody"):
+            if who == right[stage] or (stage, who) == ("detect", "rita"):
+                continue
+            if stage == "approve":
+                assert refusal(lambda who=who: approve_as(guarded, who)).code == "role_missing"
+            else:
+                refused = run_as(guarded, who, stage)
+                assert (refused.verdict, refused.code) == (
+                    (Verdict.FAILED, "database_error") if who == "nobody" and refused.code == "database_error"
+                    else (Verdict.NO_GO, "role_missing")
+                ), refused.message  # fmt: skip
+        if stage == "approve":
+            approve_as(guarded, "anna")
+        else:
+            done = run_as(guarded, right[stage], stage)
+            assert done.verdict in (Verdict.DONE, Verdict.GO), done.message
+    assert (guarded.state(), guarded.statuses(), before != guarded.orders()) == ("rolled_back", ["canceled"], True)
+
+
+def test_a_refusal_names_the_role_and_who_lacks_it(guarded: Incident) -> None:
+    assert run_as(guarded, "paul", "detect").verdict is Verdict.DONE
+    refused = run_as(guarded, "rita", "dry-run")
+    assert refused.message is not None
+    assert 'GRANT recon_planner TO "rita"' in refused.message
+
+
+def test_a_readers_detect_leaves_no_trace_and_says_so(guarded: Incident) -> None:
+    before = guarded.everything()
+    found = run_as(guarded, "rita", "detect")
+    assert (found.verdict, found.counts["OPEN"], found.counts["MISMATCH"]) == (Verdict.DONE, 1, 1)
+    [said] = [check for check in found.checks if check.name == "events_recorded"]
+    assert (said.ok, "no mismatch event was written, and the batch was not opened" in said.detail) == (False, True)
+    assert (guarded.everything(), guarded.state()) == (before, None)
+    assert run_as(guarded, "paul", "detect").verdict is Verdict.DONE
+    assert guarded.state() == "detected"
+
+
+def test_a_member_who_inherits_nothing_takes_the_role(guarded: Incident) -> None:
+    guarded.plan()
+    with pytest.raises(sa.exc.ProgrammingError) as refused, as_login(guarded.engine, "nina").begin() as connection:
+        connection.exec_driver_sql("SELECT 1 FROM orders")
+    assert refused.value.orig.sqlstate == "42501"  # type: ignore[union-attr]
+    applied = run_as(guarded, "nina", "apply")
+    assert applied.verdict is Verdict.DONE, applied.message
+
+
+def test_one_with_all_five_roles_takes_the_one_of_the_stage(guarded: Incident) -> None:
+    for stage in ("detect", "dry-run"):
+        assert run_as(guarded, "eve", stage).verdict in (Verdict.DONE, Verdict.GO)
+    approve_as(guarded, "eve")
+    for stage in ("apply", "validate", "rollback"):
+        done = run_as(guarded, "eve", stage)
+        assert done.verdict is Verdict.DONE, done.message
+
+
+def seen(incident: Incident, who: str | None = None) -> Protection:
+    """What a person's connection finds in force."""
+    engine = incident.engine if who is None else as_login(incident.engine, who)
+    with transaction(engine, read_only=True) as connection:
+        return protection(connection)
+
+
+def definitions(incident: Incident) -> str | None:
+    """The digest of what is in force."""
+    return seen(incident).digest
+
+
+def test_making_the_doors_twice_is_the_same(guarded: Incident) -> None:
+    before = definitions(guarded)
+    guarded.make_doors()
+    assert definitions(guarded) == before is not None
+    guarded.repair()
+
+
+def test_protection_tells_a_login_from_a_superuser(guarded: Incident) -> None:
+    mine, theirs = seen(guarded, "axel"), seen(guarded)
+    assert (mine.doors, mine.around, mine.append_only) == (True, False, True)
+    assert (theirs.doors, theirs.around, theirs.digest) == (True, True, mine.digest)
+
+
+@pytest.mark.parametrize("change", [
+    f"CREATE OR REPLACE VIEW {LOCK} AS SELECT order_id FROM orders WHERE true",
+    "ALTER TABLE reconciliation_batches DISABLE TRIGGER reconciliation_settled",
+    "ALTER TABLE reconciliation_backfill_audit ENABLE TRIGGER reconciliation_append_only",
+    "GRANT INSERT ON orders TO recon_applier",
+    "GRANT UPDATE ON reconciliation_batches TO recon_reader",
+    f"ALTER VIEW {INSERT} RESET (check_option)",
+    "CREATE OR REPLACE FUNCTION reconciliation_never() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NULL; END'",
+])  # fmt: skip
+def test_what_a_superuser_changes_shows_in_the_digest(guarded: Incident, change: str) -> None:
+    before = definitions(guarded)
+    guarded.sql(change)
+    assert definitions(guarded) != before
+
+
+def test_what_print_gives_makes_the_same_doors(guarded: Incident) -> None:
+    """As psql runs it: one statement after the other, each committed by itself."""
+    with transaction(guarded.engine) as connection:
+        statements = role_statements(connection)
+        create_doors(connection)
+    made = definitions(guarded)
+    views = ", ".join((LOCK, INSERT, REINSTATE, CANCEL))
+    guarded.sql(f"DROP VIEW {views}")
+    guarded.sql("DROP TRIGGER reconciliation_settled ON reconciliation_batches")
+    assert definitions(guarded) != made
+    with guarded.backend.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+        for statement in statements:
+            connection.exec_driver_sql(f"{statement};", execution_options={"no_parameters": True})
+    assert definitions(guarded) == made
+
+
+@pytest.fixture
+def maker(guarded: Incident) -> Iterator[Callable[..., sa.Engine]]:
+    """Makes a login that is no superuser; dropped at the end, with what it owns."""
+    made: list[str] = []
+
+    def make_login(*attributes: str, owns: str = "") -> sa.Engine:
+        name = f"maker_{uuid.uuid4().hex[:8]}"
+        guarded.sql(f"CREATE ROLE {name} LOGIN {' '.join(attributes)}")
+        made.append(name)
+        for statement in filter(None, owns.format(name=name).split("; ")):
+            guarded.sql(statement)
+        return as_login(guarded.engine, name)
+
+    yield make_login
+    for name in made:
+        guarded.sql(f"REASSIGN OWNED BY {name} TO CURRENT_USER")
+        guarded.sql(f"DROP OWNED BY {name}")
+        guarded.sql(f"DROP ROLE {name}")
+
+
+def without_doors(incident: Incident) -> None:
+    """Take away all of recon's tables and doors."""
+    incident.sql(f"DROP VIEW {LOCK}, {INSERT}, {REINSTATE}, {CANCEL}")
+    incident.sql("DROP TABLE reconciliation_backfill_audit, reconciliation_batches, reconciliation_events")
+    for name in ("append_only", "guard_batches", "never", "guard_audit", "guard_marks", "settled"):
+        incident.sql(f"DROP FUNCTION reconciliation_{name}() CASCADE")
+    incident.sql("DROP FUNCTION reconciliation_door_way_back(text, text)")
+
+
+def test_a_user_who_owns_orders_and_may_grant_the_roles_makes_the_doors(
+    guarded: Incident, maker: Callable[..., sa.Engine]
+) -> None:
+    """No superuser: it may create roles, and where recon's are there already, it administers them."""
+    without_doors(guarded)
+    admin = "; ".join(f"GRANT {role} TO {{name}} WITH ADMIN OPTION" for role in (*Role, "recon_owner"))
+    engine = maker(
+        "CREATEROLE",
+        owns=f"{admin}; ALTER TABLE orders OWNER TO {{name}}; ALTER SCHEMA public OWNER TO {{name}}",
+    )
+    for _ in range(2):
+        with transaction(engine) as connection:
+            create_doors(connection, "coalesce((SELECT instant FROM public.clock), clock_timestamp())")
+    guarded.work()
+    for stage, who in (("detect", "paul"), ("dry-run", "paul")):
+        assert run_as(guarded, who, stage).verdict in (Verdict.DONE, Verdict.GO)
+    approve_as(guarded, "anna")
+    for stage, who in (("apply", "axel"), ("validate", "paul"), ("rollback", "udo")):
+        done = run_as(guarded, who, stage)
+        assert done.verdict is Verdict.DONE, done.message
+
+
+def test_a_user_who_owns_nothing_is_refused_and_changes_nothing(
+    guarded: Incident, maker: Callable[..., sa.Engine]
+) -> None:
+    engine = maker(owns="GRANT SELECT ON orders TO {name}")
+    before = definitions(guarded)
+    with pytest.raises(ReconError) as refused, transaction(engine) as connection:
+        create_doors(connection)
+    assert refused.value.code == "database_error"
+    assert "SQLSTATE 42501" in refused.value.message
+    assert definitions(guarded) == before
+
+
+MORE = {
+    "serial": EXTENDED | {"id": "bigserial"},
+    "identity": EXTENDED | {"id": "bigint GENERATED BY DEFAULT AS IDENTITY"},
+}
+
+
+@pytest.mark.parametrize("name", SHAPES)
+def test_every_shape_of_table_is_repaired_behind_doors(incident: Incident, name: str) -> None:
+    """A whole repair, rollback and reinstatement, each step in its role; the same as without doors."""
+    incident.behind_doors = True
+    repair_and_take_back(incident, SHAPES[name])
+    assert incident.has_doors
+
+
+@pytest.mark.parametrize("name", MORE)
+def test_a_login_of_one_role_fills_columns_that_number_themselves(incident: Incident, name: str) -> None:
+    incident.create_table(MORE[name], doors=True).ghost("t1")
+    make_people(incident.engine)
+    incident.plan()
+    applied = run_as(incident, "axel", "apply")
+    assert applied.verdict is Verdict.DONE, applied.message
+
+
+def test_quoted_names_everywhere(incident: Incident) -> None:
+    """Columns, and the schema that holds everything, have names that need quotes."""
+    incident.sql('CREATE SCHEMA "Odd Schema"')
+    incident.sql(SEARCH_PATH.replace("trading, public", '"Odd Schema"'))
+    incident.create_table(EXTENDED | ODD, name='"Odd Schema".orders', doors=True)
+    incident.ghost("t1", **dict.fromkeys(ODD, "x"))
+    incident.repair()
+    assert incident.run("rollback").verdict is Verdict.DONE
+
+
+def test_the_readmes_grants_open_the_work_that_it_says(incident: Incident) -> None:
+    incident.create_table(doors=True).ghost("t1")
+    _, (_, _, grants) = blocks("sql")
+    incident.sql(grants)
+    try:
+        work = {"detect": "carol", "dry-run": "carol", "approve": "ben", "apply": "carol", "rollback": "ben"}
+        for stage, who in work.items():
+            if stage == "approve":
+                approve_as(incident, who)
+                continue
+            done = run_as(incident, who, stage)
+            assert done.verdict in (Verdict.DONE, Verdict.GO), done.message
+    finally:
+        incident.sql("DROP ROLE carol, ben")
