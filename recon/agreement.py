@@ -20,6 +20,7 @@ from recon.audit import AuditRow
 from recon.database import transaction
 from recon.demo import DEMO_PROFILE
 from recon.domain import Check, Stage, State, Verdict
+from recon.doors.access import for_reading
 from recon.errors import ReconError
 from recon.identity import canonical_time
 from recon.orders import Orders
@@ -49,7 +50,8 @@ def database_checks(settings: Settings, directory: Path, *, signing: bool = Fals
         return [Check("database", True, "not compared: no database is configured (RECON_DATABASE_URL)")]
     actors = {result["report"]: read_actor(directory / result["report"]) for result in results if result["items"]}
     try:
-        with transaction(open_workspace(settings=settings).engine, read_only=True, snapshot=True) as connection:
+        engine = for_reading(open_workspace(settings=settings).engine)
+        with transaction(engine, read_only=True, snapshot=True) as connection:
             batch = batches.load(connection, batch_id, profile_id)
             if batch.state is None and settings.is_demo:
                 return [Check("database", True, "not compared: the embedded demo no longer holds this batch")]

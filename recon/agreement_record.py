@@ -19,6 +19,7 @@ from sqlalchemy.engine import Connection
 from recon.audit import audit_table
 from recon.batches import Batch
 from recon.domain import Check, Decision, Stage, State
+from recon.doors.access import protection
 from recon.kept_rows import Row, audit_rows, by_id, named, order_columns, order_rows
 from recon.orders import Orders
 from recon.record import AUDIT, ORDERS, approval_files, cells, database_identity, named_ids
@@ -55,14 +56,21 @@ def last_run(manifest: Manifest) -> LastRun | None:
 
 
 def place_note(connection: Connection, last: LastRun | None) -> str:
-    """What to say when this is another database than the one that the last run saw; a restored backup is one."""
+    """What to say when this is another database than the one that the last run saw, or guarded otherwise.
+
+    A restored backup is another; doors are made anew when `orders` changes. Neither is wrong by itself.
+    """
     if last is None:
         return ""
     here = database_identity(connection)
     told = last.facts["database"]
     changed = [key for key in ("name", "system_identifier") if told[key] and here[key] and told[key] != here[key]]
     differing = ", ".join(f"{key.replace('_', ' ')} {here[key]}, recorded {told[key]}" for key in changed)
-    return f"; note: another database than the last run's ({differing})" if differing else ""
+    notes = [f"another database than the last run's ({differing})"] if differing else []
+    recorded = (last.facts.get("protection") or {}).get("digest")
+    if recorded is not None and recorded != (found := protection(connection).digest):
+        notes.append(f"its doors and triggers have digest {found}, recorded {recorded}")
+    return f"; note: {'; '.join(notes)}" if notes else ""
 
 
 def record_checks(

@@ -22,6 +22,7 @@ from recon.agreement import database_checks
 from recon.database import transaction
 from recon.doctor import examine
 from recon.domain import Check, Stage
+from recon.doors.access import for_reading
 from recon.doors.roles import create_doors, role_statements
 from recon.errors import ReconError
 from recon.fetch import fetch_evidence
@@ -182,7 +183,7 @@ def approve_command(
 def status_command(profile_id: str | None, as_json: bool) -> None:
     """List the batches with their states and the next command for each."""
     settings = load_settings()
-    with transaction(open_workspace(settings=settings).engine, read_only=True) as connection:
+    with transaction(for_reading(open_workspace(settings=settings).engine), read_only=True) as connection:
         found = batches.every(connection, profile_id)
     document = [
         {

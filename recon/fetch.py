@@ -17,6 +17,7 @@ from tqdm import tqdm
 
 from recon.database import transaction
 from recon.domain import Gap, Snapshot
+from recon.doors.access import for_reading
 from recon.durable import move_folder
 from recon.errors import ReconError, Refused, UsageError
 from recon.identity import canonical_time
@@ -74,7 +75,7 @@ def fetch_evidence(work: Workspace, profile_id: str, folder: Path, *, progress: 
     """
     folder = folder.resolve()
     _require_room(folder)
-    with transaction(work.engine, read_only=True) as connection:
+    with transaction(for_reading(work.engine), read_only=True) as connection:
         asked = wanted(connection, reflect(connection, profile_id), profile_id, work.exchange)
         now = work.now(connection)
     if work.exchange is None:

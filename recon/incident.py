@@ -20,9 +20,9 @@ import sqlalchemy as sa
 from recon import batches, demo
 from recon.database import shown_url, transaction
 from recon.domain import Cell, Stage, StageResult, State, Table, Verdict
-from recon.doors.access import behind, protection
+from recon.doors.access import behind, for_reading, protection
 from recon.doors.names import Role
-from recon.errors import ReconError, Refused
+from recon.errors import ReconError
 from recon.identity import advisory_key, check_batch_id
 from recon.plan import EXACT
 from recon.record import write_record
@@ -80,7 +80,7 @@ class Incident:
         result = run_stage(self.work, self.stage, self.profile_id, self.batch_id)
         if kept := passed_by_runner().get("record"):
             with suppress(OSError):
-                write_record(Path(kept), self.work, self.profile_id, self.batch_id)
+                write_record(Path(kept), _as_far_as_it_may(self.work, self.stage), self.profile_id, self.batch_id)
         return result
 
 
@@ -121,6 +121,16 @@ def _behind(work: Workspace, stage: Stage) -> Workspace:
     return replace(work, engine=behind(work.engine, *ROLES[stage]))
 
 
+def _as_far_as_it_may(work: Workspace, stage: Stage) -> Workspace:
+    """The same; without the stage's role, which the stage itself tells, whichever role lets it read."""
+    try:
+        return _behind(work, stage)
+    except ReconError:
+        with suppress(ReconError):
+            return replace(work, engine=for_reading(work.engine))
+        return work
+
+
 def _rehearse(stage: Stage, settings: Settings, profile_id: str, batch_id: str) -> Workspace:
     """The stage's own demo database, with every stage before it run afresh."""
     unsigned = {"recon_require_signature": False, "recon_require_second_person": False}  # nobody signs a rehearsal
@@ -157,7 +167,7 @@ def commit_outcome(stage: Stage, settings: Settings, batch_id: str) -> str:
     if after is None:
         return ""
     try:
-        with transaction(open_workspace(stage, settings).engine, read_only=True) as connection:
+        with transaction(for_reading(open_workspace(stage, settings).engine), read_only=True) as connection:
             batch = batches.load(connection, batch_id)
             key = sa.literal(advisory_key(batch.profile_id), sa.BigInteger)
             idle = connection.execute(sa.select(sa.func.pg_try_advisory_xact_lock(key))).scalar_one()
@@ -173,11 +183,7 @@ def commit_outcome(stage: Stage, settings: Settings, batch_id: str) -> str:
 
 
 def _card(stage: Stage, work: Workspace, profile_id: str, batch_id: str) -> Table:
-    try:
-        engine = _behind(work, stage).engine
-    except Refused:  # told by the stage itself
-        engine = work.engine
-    with transaction(engine, read_only=True) as connection:
+    with transaction(_as_far_as_it_may(work, stage).engine, read_only=True) as connection:
         server = connection.execute(sa.text("SHOW server_version")).scalar_one()
         now = work.now(connection)
         found = protection(connection)

@@ -5,7 +5,7 @@ Entry point: `sign_report`. Rules: rules.md 15.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,8 @@ from recon.agreement import database_checks
 from recon.batches import Action, Batch
 from recon.database import transaction
 from recon.domain import State
+from recon.doors.access import behind
+from recon.doors.names import Role
 from recon.errors import Refused
 from recon.reporting.describe import describe, write_signature
 from recon.reporting.manifest import read_manifest
@@ -69,11 +71,12 @@ def sign_report(settings: Settings, batch_id: str, key: Path, by: str | None = N
     """Verify the report of a batch, sign its manifest with `key` and move the batch; writes both.
 
     A report that somebody signed already gets a new manifest when another key signs: the earlier signature is kept
-    with the manifest that it is for. Raises `Refused` (unknown_batch, illegal_transition, report_not_intact,
-    signature_invalid, signer_mismatch, key_unusable), `UsageError` (allowed_signers_unreadable) and `ReconError`
-    (ssh_keygen_missing). Whatever is refused leaves the folder and the batch as they were.
+    with the manifest that it is for. Raises `Refused` (role_missing, unknown_batch, illegal_transition,
+    report_not_intact, signature_invalid, signer_mismatch, key_unusable), `UsageError` (allowed_signers_unreadable) and
+    `ReconError` (ssh_keygen_missing). Whatever is refused leaves the folder and the batch as they were.
     """
     work = open_workspace(settings=settings)
+    work = replace(work, engine=behind(work.engine, Role.APPROVER))
     allowed = settings.recon_allowed_signers
     if allowed is not None:
         readable(allowed)

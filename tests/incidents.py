@@ -188,7 +188,7 @@ class Incident:
 
     def make_doors(self) -> Incident:
         """Create the roles and the doors, whose clock is that of the last workspace."""
-        self.sql("CREATE TABLE clock AS SELECT CAST(%s AS timestamptz) AS instant", NOW)
+        self.sql("CREATE TABLE IF NOT EXISTS clock AS SELECT CAST(%s AS timestamptz) AS instant", NOW)
         with transaction(self.engine) as connection:
             schema = connection.exec_driver_sql("SELECT quote_ident(current_schema())").scalar_one()
             create_doors(connection, clock=f"coalesce((SELECT instant FROM {schema}.clock), clock_timestamp())")

@@ -43,23 +43,31 @@ class Protection:
         return "NOT held append-only by the database: no trigger of recon's is in force on it"
 
 
-def behind(engine: Engine, role: Role, otherwise: Role | None = None) -> Engine:
-    """The engine of which every transaction takes the role, where the doors exist; else the engine itself. Reads only.
+def behind(engine: Engine, *roles: Role) -> Engine:
+    """The engine of which every transaction takes the first of the roles that the login has; reads only.
 
-    `otherwise` is taken by a login that has the first role not. Raises `Refused` (role_missing) when it has neither.
+    Where there are no doors it is the engine itself. Raises `Refused` (role_missing) when the login has none of them.
     """
     with transaction(engine, read_only=True) as connection:
         if not exist(connection):
             return engine
-        for wanted in filter(None, (role, otherwise)):
-            if is_member(connection, wanted):
-                return engine.execution_options(**{ROLE: wanted.value})
+        for role in roles:
+            if is_member(connection, role):
+                return engine.execution_options(**{ROLE: role.value})
         user: str = connection.execute(sa.select(sa.literal_column("session_user"))).scalar_one()
     raise Refused(
         "role_missing",
-        f"Behind the doors of this database this takes the role {role.value}, and {user} has it not. Let a person who "
-        f'may grant it run `GRANT {role.value} TO "{user}"`, or use a login that has it.',
+        f"Behind the doors of this database this takes the role {roles[0].value}, and {user} has it not. Let a person "
+        f'who may grant it run `GRANT {roles[0].value} TO "{user}"`, or use a login that has it.',
     )
+
+
+def for_reading(engine: Engine) -> Engine:
+    """The engine whose transactions take whichever role the login has, else the engine itself; reads only."""
+    try:
+        return behind(engine, *Role)
+    except Refused:
+        return engine
 
 
 def exist(connection: Connection) -> bool:
