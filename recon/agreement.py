@@ -99,6 +99,9 @@ class _Comparison:
 
     def checks(self) -> Iterator[Check]:
         batch = self.batch
+        if batch.state is None and not self.results:
+            yield Check("database", True, "it holds nothing of this batch, and no report tells of anything that stays")
+            return
         if batch.state is None:
             yield Check("database", False, f"expected batch {batch.batch_id}, found none; is this the right database?")
             return
@@ -234,7 +237,9 @@ def _manifest(folder: Path) -> Manifest | None:
 
 
 def _lasts(result: dict[str, Any]) -> bool:
-    """Whether the stage of a result wrote what the database remembers; a refusal leaves nothing."""
+    """Whether the stage wrote what the database remembers; a refusal, or a reader's detect, leaves nothing."""
+    if any(check["name"] == "events_recorded" and not check["ok"] for check in result["checks"]):
+        return False
     return "code" not in result or (result["verdict"] == Verdict.FAILED and result["code"] in LASTING)
 
 

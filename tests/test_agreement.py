@@ -12,6 +12,7 @@ from pathlib import Path
 import nbformat
 import pytest
 from console import PASSWORD, with_password
+from doors.people import as_login, make_people
 from incidents import NOW, Incident, an_incident
 from nbformat.v4 import new_code_cell, new_notebook, new_output
 
@@ -509,3 +510,19 @@ def test_whether_it_was_signed_must_agree_and_by_whom_is_for_the_signature_to_te
     said = "by 'x', valid until 2026-03-03T12:00:00.000000Z; no acknowledgement"
     assert tells_of(said + how, said, signed) is alike
     assert not tells_of("by 'y'" + how, said, signed)
+
+
+def test_a_readers_detect_leaves_nothing_to_compare(incident: Incident, tmp_path: Path) -> None:
+    """It may only read, so no batch was opened; the control is a database that lost a batch which was."""
+    incident.create_table(doors=True).ghost("T1")
+    make_people(incident.backend)
+    audited = Audited(incident, tmp_path / incident.batch)
+    owner, incident.engine = incident.engine, as_login(incident.engine, "a_reader")
+    audited.run(Stage.DETECT)
+    incident.engine = owner
+    assert incident.state() is None
+    assert audited.failed() == {}
+    assert audited.checks()["database"].detail.startswith("it holds nothing of this batch")
+    audited.run(Stage.DETECT, 2)
+    incident.tamper("DELETE FROM reconciliation_batches")
+    assert "found none" in audited.failed()["database"]

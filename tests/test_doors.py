@@ -45,11 +45,11 @@ def approve_as(incident: Incident, who: str) -> None:
 
 def test_each_stage_is_run_by_its_role_and_refused_to_every_other(guarded: Incident) -> None:
     """The control of each refusal is that the right login then succeeds, on the same batch."""
-    right = {stage.value: LOGIN_OF[roles[0]] for stage, roles in ROLES.items()} | {"approve": "anna"}
+    right = {stage.value: LOGIN_OF[roles[0]] for stage, roles in ROLES.items()} | {"approve": "an_approver"}
     before = guarded.orders()
     for stage in ("detect", "dry-run", "approve", "apply", "validate", "rollback"):
-        for who in ("rita", "paul", "anna", "axel", "udo", "nobody"):
-            if who == right[stage] or (stage, who) == ("detect", "rita"):
+        for who in ("a_reader", "a_planner", "an_approver", "an_applier", "an_undoer", "nobody"):
+            if who == right[stage] or (stage, who) == ("detect", "a_reader"):
                 continue
             if stage == "approve":
                 assert refusal(lambda who=who: approve_as(guarded, who)).code == "role_missing"
@@ -60,7 +60,7 @@ def test_each_stage_is_run_by_its_role_and_refused_to_every_other(guarded: Incid
                     else (Verdict.NO_GO, "role_missing")
                 ), refused.message  # fmt: skip
         if stage == "approve":
-            approve_as(guarded, "anna")
+            approve_as(guarded, "an_approver")
         else:
             done = run_as(guarded, right[stage], stage)
             assert done.verdict in (Verdict.DONE, Verdict.GO), done.message
@@ -68,38 +68,38 @@ def test_each_stage_is_run_by_its_role_and_refused_to_every_other(guarded: Incid
 
 
 def test_a_refusal_names_the_role_and_who_lacks_it(guarded: Incident) -> None:
-    assert run_as(guarded, "paul", "detect").verdict is Verdict.DONE
-    refused = run_as(guarded, "rita", "dry-run")
+    assert run_as(guarded, "a_planner", "detect").verdict is Verdict.DONE
+    refused = run_as(guarded, "a_reader", "dry-run")
     assert refused.message is not None
-    assert 'GRANT recon_planner TO "rita"' in refused.message
+    assert 'GRANT recon_planner TO "a_reader"' in refused.message
 
 
 def test_a_readers_detect_leaves_no_trace_and_says_so(guarded: Incident) -> None:
     before = guarded.everything()
-    found = run_as(guarded, "rita", "detect")
+    found = run_as(guarded, "a_reader", "detect")
     assert (found.verdict, found.counts["OPEN"], found.counts["MISMATCH"]) == (Verdict.DONE, 1, 1)
     [said] = [check for check in found.checks if check.name == "events_recorded"]
     assert (said.ok, "no mismatch event was written, and the batch was not opened" in said.detail) == (False, True)
     assert (guarded.everything(), guarded.state()) == (before, None)
-    assert run_as(guarded, "paul", "detect").verdict is Verdict.DONE
+    assert run_as(guarded, "a_planner", "detect").verdict is Verdict.DONE
     assert guarded.state() == "detected"
 
 
 def test_a_member_who_inherits_nothing_takes_the_role(guarded: Incident) -> None:
     guarded.plan()
-    with pytest.raises(sa.exc.ProgrammingError) as refused, as_login(guarded.engine, "nina").begin() as connection:
+    with pytest.raises(sa.exc.ProgrammingError) as refused, as_login(guarded.engine, "a_taker").begin() as connection:
         connection.exec_driver_sql("SELECT 1 FROM orders")
     assert refused.value.orig.sqlstate == "42501"  # type: ignore[union-attr]
-    applied = run_as(guarded, "nina", "apply")
+    applied = run_as(guarded, "a_taker", "apply")
     assert applied.verdict is Verdict.DONE, applied.message
 
 
 def test_one_with_all_five_roles_takes_the_one_of_the_stage(guarded: Incident) -> None:
     for stage in ("detect", "dry-run"):
-        assert run_as(guarded, "eve", stage).verdict in (Verdict.DONE, Verdict.GO)
-    approve_as(guarded, "eve")
+        assert run_as(guarded, "all_five", stage).verdict in (Verdict.DONE, Verdict.GO)
+    approve_as(guarded, "all_five")
     for stage in ("apply", "validate", "rollback"):
-        done = run_as(guarded, "eve", stage)
+        done = run_as(guarded, "all_five", stage)
         assert done.verdict is Verdict.DONE, done.message
 
 
@@ -123,7 +123,7 @@ def test_making_the_doors_twice_is_the_same(guarded: Incident) -> None:
 
 
 def test_protection_tells_a_login_from_a_superuser(guarded: Incident) -> None:
-    mine, theirs = seen(guarded, "axel"), seen(guarded)
+    mine, theirs = seen(guarded, "an_applier"), seen(guarded)
     assert (mine.doors, mine.around, mine.append_only) == (True, False, True)
     assert (theirs.doors, theirs.around, theirs.digest) == (True, True, mine.digest)
 
@@ -202,10 +202,10 @@ def test_a_user_who_owns_orders_and_may_grant_the_roles_makes_the_doors(
         with transaction(engine) as connection:
             create_doors(connection, "coalesce((SELECT instant FROM public.clock), clock_timestamp())")
     guarded.work()
-    for stage, who in (("detect", "paul"), ("dry-run", "paul")):
+    for stage, who in (("detect", "a_planner"), ("dry-run", "a_planner")):
         assert run_as(guarded, who, stage).verdict in (Verdict.DONE, Verdict.GO)
-    approve_as(guarded, "anna")
-    for stage, who in (("apply", "axel"), ("validate", "paul"), ("rollback", "udo")):
+    approve_as(guarded, "an_approver")
+    for stage, who in (("apply", "an_applier"), ("validate", "a_planner"), ("rollback", "an_undoer")):
         done = run_as(guarded, who, stage)
         assert done.verdict is Verdict.DONE, done.message
 
@@ -241,7 +241,7 @@ def test_a_login_of_one_role_fills_columns_that_number_themselves(incident: Inci
     incident.create_table(MORE[name], doors=True).ghost("t1")
     make_people(incident.engine)
     incident.plan()
-    applied = run_as(incident, "axel", "apply")
+    applied = run_as(incident, "an_applier", "apply")
     assert applied.verdict is Verdict.DONE, applied.message
 
 
@@ -260,7 +260,7 @@ def test_the_readmes_grants_open_the_work_that_it_says(incident: Incident) -> No
     _, (_, _, grants) = blocks("sql")
     incident.sql(grants)
     try:
-        work = {"detect": "carol", "dry-run": "carol", "approve": "ben", "apply": "carol", "rollback": "ben"}
+        work = {"detect": "desk", "dry-run": "desk", "approve": "reviewer", "apply": "desk", "rollback": "reviewer"}
         for stage, who in work.items():
             if stage == "approve":
                 approve_as(incident, who)
@@ -268,4 +268,4 @@ def test_the_readmes_grants_open_the_work_that_it_says(incident: Incident) -> No
             done = run_as(incident, who, stage)
             assert done.verdict in (Verdict.DONE, Verdict.GO), done.message
     finally:
-        incident.sql("DROP ROLE carol, ben")
+        incident.sql("DROP ROLE desk, reviewer")

@@ -75,7 +75,7 @@ def test_doors_less_strict_by_one_condition_are_noticed(siege: Incident) -> None
         assert run_mutant(siege, mutant, statements, attacks), mutant.name
     for role, right in RIGHTS[::EACH]:
         assert run_right(siege, role, right, attacks), (role, right)
-    with login(siege, "axel") as connection:
+    with login(siege, "an_applier") as connection:
         assert try_out(connection, CONTROLS[0]) is None
 
 

@@ -111,7 +111,7 @@ def approve(batch: str, of: str | None = None, **cells: str) -> str:
     items = "(SELECT jsonb_agg(DISTINCT i ->> 'order_id') FROM jsonb_array_elements(plan -> 'document' -> 'items') AS i WHERE i ->> 'decision' <> 'NO_GO')"
     values = {
         "batch_id": "batch_id", "profile_id": "profile_id", "plan_digest": "plan_digest", "items": items,
-        "by": "'anna'", "expires_at": "'2026-03-03T12:00:00Z'", "acknowledgements": "'{}'::jsonb",
+        "by": "'an_approver'", "expires_at": "'2026-03-03T12:00:00Z'", "acknowledgements": "'{}'::jsonb",
     } | cells  # fmt: skip
     document = ", ".join(f"'{name}', {value}" for name, value in values.items())
     return (
@@ -137,24 +137,24 @@ def undo(batch: str = "applied") -> tuple[str, ...]:
 
 
 CONTROLS = [
-    Attack("axel", "a whole apply", everything(), None),
-    Attack("axel", "an apply that meets rows of another batch", (move("met", "applied"), trail("met", "SKIP_EXISTING")), None),
-    Attack("axel", "applying again", (trail("applied", "SKIP_EXISTING"), move("applied", "applied")), None),
-    Attack("axel", "an apply of one row", whole("word"), None),
-    Attack("axel", "a stale plan", (move("word", "planned"),), None),
-    Attack("axel", "the lock", (f"LOCK TABLE {LOCK} IN SHARE ROW EXCLUSIVE MODE",), None),
-    Attack("udo", "the lock", (f"LOCK TABLE {LOCK} IN SHARE ROW EXCLUSIVE MODE",), None),
-    Attack("udo", "a whole rollback", undo(), None),
-    Attack("udo", "a rollback of a validated batch", undo("validated"), None),
-    Attack("udo", "a rollback that leaves a row to its owner", undo("first"), None),
-    Attack("anna", "an approval", (approve("planned"), trail("planned", "PENDING_APPLY")), None),
-    Attack("anna", "an approval again", (approve("expired"), trail("expired", "PENDING_APPLY")), None),
-    Attack("paul", "a batch", (f"INSERT INTO {B} (batch_id, profile_id, state, created_at, created_by, updated_at, updated_by) VALUES ('new', 'main', 'detected', {NOW}, 'paul', {NOW}, 'paul')",), None),
-    Attack("paul", "a plan", (move("begun", "planned", ", plan = '{}', plan_digest = 'x', scope = '{}', approval = NULL"), trail("planned", "DRY_RUN", released=False)), None),
-    Attack("paul", "a new plan of an approved batch", (move("approved", "planned", ", plan = '{}', approval = NULL"),), None),
-    Attack("paul", "a validation", (move("applied", "validated"),), None),
-    Attack("paul", "an event", (f"INSERT INTO {E} (profile_id, symbol, db_open_qty) VALUES ('main', 'A/USD', 1)",), None),
-    Attack("rita", "reading", ("SELECT count(*) FROM orders", f"SELECT count(*) FROM {A}"), None),
+    Attack("an_applier", "a whole apply", everything(), None),
+    Attack("an_applier", "an apply that meets rows of another batch", (move("met", "applied"), trail("met", "SKIP_EXISTING")), None),
+    Attack("an_applier", "applying again", (trail("applied", "SKIP_EXISTING"), move("applied", "applied")), None),
+    Attack("an_applier", "an apply of one row", whole("word"), None),
+    Attack("an_applier", "a stale plan", (move("word", "planned"),), None),
+    Attack("an_applier", "the lock", (f"LOCK TABLE {LOCK} IN SHARE ROW EXCLUSIVE MODE",), None),
+    Attack("an_undoer", "the lock", (f"LOCK TABLE {LOCK} IN SHARE ROW EXCLUSIVE MODE",), None),
+    Attack("an_undoer", "a whole rollback", undo(), None),
+    Attack("an_undoer", "a rollback of a validated batch", undo("validated"), None),
+    Attack("an_undoer", "a rollback that leaves a row to its owner", undo("first"), None),
+    Attack("an_approver", "an approval", (approve("planned"), trail("planned", "PENDING_APPLY")), None),
+    Attack("an_approver", "an approval again", (approve("expired"), trail("expired", "PENDING_APPLY")), None),
+    Attack("a_planner", "a batch", (f"INSERT INTO {B} (batch_id, profile_id, state, created_at, created_by, updated_at, updated_by) VALUES ('new', 'main', 'detected', {NOW}, 'a_planner', {NOW}, 'a_planner')",), None),
+    Attack("a_planner", "a plan", (move("begun", "planned", ", plan = '{}', plan_digest = 'x', scope = '{}', approval = NULL"), trail("planned", "DRY_RUN", released=False)), None),
+    Attack("a_planner", "a new plan of an approved batch", (move("approved", "planned", ", plan = '{}', approval = NULL"),), None),
+    Attack("a_planner", "a validation", (move("applied", "validated"),), None),
+    Attack("a_planner", "an event", (f"INSERT INTO {E} (profile_id, symbol, db_open_qty) VALUES ('main', 'A/USD', 1)",), None),
+    Attack("a_reader", "reading", ("SELECT count(*) FROM orders", f"SELECT count(*) FROM {A}"), None),
 ]  # fmt: skip
 """The legitimate statements next to the attacks; each is tried and taken back."""
 
@@ -472,11 +472,11 @@ LATE = "2026-03-03 12:00:00+00"
 """When the approvals end."""
 
 AXEL = [
-    Attack("axel", "MERGE", (*APPROVED, f"MERGE INTO {REINSTATE} AS d USING orders AS o ON d.order_id = o.order_id WHEN MATCHED THEN DELETE"), DENIED, {15: "0A000"}),  # no MERGE into views yet
-    *_cells("axel"),
-    *_trails("axel", "approved", WRITTEN, "APPLIED"),
-    *_steps("axel", steps_of(Role.APPLIER), steps_of(None)),
-    *(Attack("axel", why, statements, expected) for why, statements, expected in (
+    Attack("an_applier", "MERGE", (*APPROVED, f"MERGE INTO {REINSTATE} AS d USING orders AS o ON d.order_id = o.order_id WHEN MATCHED THEN DELETE"), DENIED, {15: "0A000"}),  # no MERGE into views yet
+    *_cells("an_applier"),
+    *_trails("an_applier", "approved", WRITTEN, "APPLIED"),
+    *_steps("an_applier", steps_of(Role.APPLIER), steps_of(None)),
+    *(Attack("an_applier", why, statements, expected) for why, statements, expected in (
         ("rows without a step", (insert("approved"),), OUTSIDE),
         ("one row without a step", (insert("approved", ONE),), OUTSIDE),
         ("a step without rows", APPROVED, CHECKED),
@@ -600,18 +600,18 @@ CANCELED_ONE = cancel(
 UNDONE = (*undo(), "SET CONSTRAINTS ALL IMMEDIATE")
 
 UDO = [
-    Attack("udo", "MERGE", (*UNDO, f"MERGE INTO {CANCEL} AS d USING orders AS o ON d.order_id = o.order_id WHEN MATCHED THEN DELETE"), DENIED, {15: "0A000"}),  # no MERGE into views yet
-    *_steps("udo", steps_of(Role.UNDOER), steps_of(None)),
-    *(Attack("udo", f"a mark of {batch}", (mark(batch),), CHECKED) for batch in ("applied", "validated", "approved", "planned", "second")),
-    *(Attack("udo", f"a cancellation in {batch}", (move(batch, "rolled_back"), none(cancel("order_id LIKE 'BFILL-%'"))), EMPTY) for batch in ("undone", "skipper", "first", "claims")),
-    *(Attack("udo", f"a status {status}", (*UNDO, cancel(sets=f"status = {status}"), mark("applied")), OUTSIDE) for status in ("'new'", "'expired'", "'partially_filled'", "'CANCELED'", "'cancelled'", "NULL")),
-    *(Attack("udo", f"the stamp {stamp}", (*UNDO, f"UPDATE {CANCEL} SET status = 'canceled', updated_at = {stamp}", mark("applied")), OUTSIDE) for stamp in ("'infinity'", "'-infinity'", "NULL", f"{NOW} + interval '2 s'", f"{NOW} - interval '2 h'")),
-    *(Attack("udo", f"the mark {value}", (*UNDO, cancel(), mark("applied", value)), CHECKED) for value in ("'infinity'", "'-infinity'", "NULL", f"{NOW} + interval '2 s'", f"{NOW} - interval '2 h'")),
-    *(Attack("udo", f"another {name}", (*UNDO, f"UPDATE {A} SET reverted_at = {NOW}, {name} = NULL WHERE batch_id = 'applied'"), DENIED) for name in TRAIL),
-    *(Attack("udo", f"another {name}", (*UNDO, f"UPDATE {CANCEL} SET {name} = NULL"), DENIED) for name in ("order_id", "profile_id")),
-    *(Attack("udo", f"a column that is no part of the door: {name}", (*UNDO, f"UPDATE {CANCEL} SET {name} = NULL"), "42703") for name in ("quantity", "qty", "price", "action", "trade_id", "note")),
-    *(Attack("udo", f"no right to {name}", (f"UPDATE {B} SET {name} = NULL",), DENIED) for name in ("scope", "plan", "plan_digest", "approval", "batch_id", "profile_id", "created_at", "created_by")),
-    *(Attack("udo", why, statements, expected) for why, statements, expected in (
+    Attack("an_undoer", "MERGE", (*UNDO, f"MERGE INTO {CANCEL} AS d USING orders AS o ON d.order_id = o.order_id WHEN MATCHED THEN DELETE"), DENIED, {15: "0A000"}),  # no MERGE into views yet
+    *_steps("an_undoer", steps_of(Role.UNDOER), steps_of(None)),
+    *(Attack("an_undoer", f"a mark of {batch}", (mark(batch),), CHECKED) for batch in ("applied", "validated", "approved", "planned", "second")),
+    *(Attack("an_undoer", f"a cancellation in {batch}", (move(batch, "rolled_back"), none(cancel("order_id LIKE 'BFILL-%'"))), EMPTY) for batch in ("undone", "skipper", "first", "claims")),
+    *(Attack("an_undoer", f"a status {status}", (*UNDO, cancel(sets=f"status = {status}"), mark("applied")), OUTSIDE) for status in ("'new'", "'expired'", "'partially_filled'", "'CANCELED'", "'cancelled'", "NULL")),
+    *(Attack("an_undoer", f"the stamp {stamp}", (*UNDO, f"UPDATE {CANCEL} SET status = 'canceled', updated_at = {stamp}", mark("applied")), OUTSIDE) for stamp in ("'infinity'", "'-infinity'", "NULL", f"{NOW} + interval '2 s'", f"{NOW} - interval '2 h'")),
+    *(Attack("an_undoer", f"the mark {value}", (*UNDO, cancel(), mark("applied", value)), CHECKED) for value in ("'infinity'", "'-infinity'", "NULL", f"{NOW} + interval '2 s'", f"{NOW} - interval '2 h'")),
+    *(Attack("an_undoer", f"another {name}", (*UNDO, f"UPDATE {A} SET reverted_at = {NOW}, {name} = NULL WHERE batch_id = 'applied'"), DENIED) for name in TRAIL),
+    *(Attack("an_undoer", f"another {name}", (*UNDO, f"UPDATE {CANCEL} SET {name} = NULL"), DENIED) for name in ("order_id", "profile_id")),
+    *(Attack("an_undoer", f"a column that is no part of the door: {name}", (*UNDO, f"UPDATE {CANCEL} SET {name} = NULL"), "42703") for name in ("quantity", "qty", "price", "action", "trade_id", "note")),
+    *(Attack("an_undoer", f"no right to {name}", (f"UPDATE {B} SET {name} = NULL",), DENIED) for name in ("scope", "plan", "plan_digest", "approval", "batch_id", "profile_id", "created_at", "created_by")),
+    *(Attack("an_undoer", why, statements, expected) for why, statements, expected in (
         ("rows without a step", (none(cancel()),), EMPTY),
         ("a row without a step", (none(CANCELED_ONE),), EMPTY),
         ("a step without rows", (*UNDO, mark("applied")), CHECKED),
@@ -662,9 +662,9 @@ UDO = [
 PENDING = trail("planned", "PENDING_APPLY")
 
 ANNA = [
-    *_trails("anna", "planned", (approve("planned"),), "PENDING_APPLY"),
-    *_steps("anna", steps_of(Role.APPROVER), steps_of(None)),
-    *(Attack("anna", f"{name} {value} in the approval", (approve("planned", **{name: value}), PENDING), expected) for name, value, expected in (
+    *_trails("an_approver", "planned", (approve("planned"),), "PENDING_APPLY"),
+    *_steps("an_approver", steps_of(Role.APPROVER), steps_of(None)),
+    *(Attack("an_approver", f"{name} {value} in the approval", (approve("planned", **{name: value}), PENDING), expected) for name, value, expected in (
         ("plan_digest", "'x'", CHECKED), ("plan_digest", "NULL", CHECKED), ("batch_id", "'approved'", CHECKED),
         ("batch_id", "NULL", CHECKED), ("profile_id", "'other'", CHECKED), ("profile_id", "NULL", CHECKED),
         ("by", "''", CHECKED), ("by", "' '", CHECKED), ("by", "NULL", CHECKED), ("by", "chr(9)", CHECKED),
@@ -674,16 +674,16 @@ ANNA = [
         ("items", "(SELECT approval -> 'items' FROM reconciliation_batches WHERE batch_id = 'approved')", CHECKED),
         ("expires_at", "NULL", CHECKED), ("expires_at", "'never'", "22007"), ("expires_at", "''", "22007"),
     )),
-    *(Attack("anna", f"an approval of {batch}", (approve(batch), trail(batch, "PENDING_APPLY")), expected) for batch, expected in (
+    *(Attack("an_approver", f"an approval of {batch}", (approve(batch), trail(batch, "PENDING_APPLY")), expected) for batch, expected in (
         ("begun", CHECKED), ("applied", CHECKED), ("validated", CHECKED), ("undone", CHECKED), ("failed", CHECKED),
         ("double", CHECKED), ("gone", CHECKED), ("second", CHECKED), ("no_go", CHECKED),
     )),
-    *(Attack("anna", f"no right to {name}", (f"UPDATE {B} SET {name} = {value} WHERE batch_id = 'approved'",), DENIED) for name, value in (
+    *(Attack("an_approver", f"no right to {name}", (f"UPDATE {B} SET {name} = {value} WHERE batch_id = 'approved'",), DENIED) for name, value in (
         ("plan", "'{}'"), ("plan_digest", "'x'"), ("scope", "'{}'"), ("batch_id", "'x'"), ("profile_id", "'x'"), ("created_at", "now()"), ("created_by", "'x'"),
     )),
-    *(Attack("anna", f"a decision {decision}", (trail("approved", decision),), DENIED) for decision in ("APPLIED", "SKIP_EXISTING", "NO_GO", "DRY_RUN", "MAYBE", "pending_apply", "")),
-    *(Attack("anna", f"a pending row of {batch}", (trail(batch, "PENDING_APPLY", released=False),), DENIED) for batch in ("planned", "applied", "validated", "undone", "stale", "failed")),
-    *(Attack("anna", why, statements, expected) for why, statements, expected in (
+    *(Attack("an_approver", f"a decision {decision}", (trail("approved", decision),), DENIED) for decision in ("APPLIED", "SKIP_EXISTING", "NO_GO", "DRY_RUN", "MAYBE", "pending_apply", "")),
+    *(Attack("an_approver", f"a pending row of {batch}", (trail(batch, "PENDING_APPLY", released=False),), DENIED) for batch in ("planned", "applied", "validated", "undone", "stale", "failed")),
+    *(Attack("an_approver", why, statements, expected) for why, statements, expected in (
         ("rows applied by the approver", (approve("approved", note="'again'"), trail("approved", "APPLIED")), DENIED),
         ("an approval of a NO_GO item", (approve("no_go", items="approval -> 'items'", note="'again'"), trail("no_go", "PENDING_APPLY")), CHECKED),
         ("approved without an approval", (move("planned", "approved"),), CHECKED),
@@ -723,18 +723,18 @@ def new(state: str, more: str = "", value: str = "", batch: str = "'new'") -> st
 
 
 PAUL = [
-    *_steps("paul", steps_of(Role.PLANNER), steps_of(None)),
-    *(Attack("paul", f"a batch that begins {state}", (new(f"'{state}'"),), CHECKED) for state in ("planned", "approved", "applied", "validated", "rolled_back", "signed", "")),
-    *(Attack("paul", f"a batch that begins with {name}", (new("'detected'", f", {name}", f", '{value}'"),), DENIED) for name, value in (("plan", "{}"), ("approval", "{}"), ("scope", "{}"), ("plan_digest", "x"))),
-    *(Attack("paul", f"a new {name} of {batch}", (f"UPDATE {B} SET {name} = '{value}' WHERE batch_id = '{batch}'",), CHECKED) for name, value in (("plan", "{}"), ("plan_digest", "x"), ("scope", '{"x": 1}')) for batch in ("begun", "approved", "applied", "validated")),
-    *(Attack("paul", f"a new {name} of a batch that was rolled back", (f"UPDATE {B} SET {name} = '{value}' WHERE batch_id = 'undone'",), DENIED) for name, value in (("plan", "{}"), ("plan_digest", "x"), ("scope", "{}"), ("approval", "{}"))),
-    *(Attack("paul", f"an approval of {batch}", (approve(batch, **{"by": "'paul'"}),), DENIED) for batch in ("planned", "approved", "stale", "expired", "failed", "double")),
-    *(Attack("paul", f"a changed approval of {batch}", (f"UPDATE {B} SET approval = coalesce(approval, '{{}}') || '{{\"expires_at\": \"2030-01-01T00:00:00Z\"}}' WHERE batch_id = '{batch}'",), DENIED) for batch in ("begun", "planned", "approved", "expired", "stale", "applied", "validated")),
-    *(Attack("paul", f"a decision {decision} in {batch}", (trail(batch, decision, released=False),), DENIED) for decision in ("PENDING_APPLY", "APPLIED", "SKIP_EXISTING", "MAYBE") for batch in ("planned", "approved", "applied")),
-    *(Attack("paul", f"a decision {decision} in {batch}", (trail(batch, decision),), DENIED) for decision in ("DRY_RUN", "NO_GO") for batch in ("applied", "validated", "undone")),
-    *(Attack("paul", f"an audit row of another {name}", (trail("approved", "DRY_RUN", **{name: value}),), DENIED) for name, value in (("batch_id", "'applied'"), ("batch_id", "'nothing'"), ("profile_id", "'other'"), ("profile_id", "''"))),
-    *(Attack("paul", f"no right to {name}", (f"UPDATE {B} SET {name} = {value}",), DENIED) for name, value in (("batch_id", "'x'"), ("profile_id", "'x'"), ("created_at", "now()"), ("created_by", "'x'"))),
-    *(Attack("paul", why, statements, expected) for why, statements, expected in (
+    *_steps("a_planner", steps_of(Role.PLANNER), steps_of(None)),
+    *(Attack("a_planner", f"a batch that begins {state}", (new(f"'{state}'"),), CHECKED) for state in ("planned", "approved", "applied", "validated", "rolled_back", "signed", "")),
+    *(Attack("a_planner", f"a batch that begins with {name}", (new("'detected'", f", {name}", f", '{value}'"),), DENIED) for name, value in (("plan", "{}"), ("approval", "{}"), ("scope", "{}"), ("plan_digest", "x"))),
+    *(Attack("a_planner", f"a new {name} of {batch}", (f"UPDATE {B} SET {name} = '{value}' WHERE batch_id = '{batch}'",), CHECKED) for name, value in (("plan", "{}"), ("plan_digest", "x"), ("scope", '{"x": 1}')) for batch in ("begun", "approved", "applied", "validated")),
+    *(Attack("a_planner", f"a new {name} of a batch that was rolled back", (f"UPDATE {B} SET {name} = '{value}' WHERE batch_id = 'undone'",), DENIED) for name, value in (("plan", "{}"), ("plan_digest", "x"), ("scope", "{}"), ("approval", "{}"))),
+    *(Attack("a_planner", f"an approval of {batch}", (approve(batch, **{"by": "'a_planner'"}),), DENIED) for batch in ("planned", "approved", "stale", "expired", "failed", "double")),
+    *(Attack("a_planner", f"a changed approval of {batch}", (f"UPDATE {B} SET approval = coalesce(approval, '{{}}') || '{{\"expires_at\": \"2030-01-01T00:00:00Z\"}}' WHERE batch_id = '{batch}'",), DENIED) for batch in ("begun", "planned", "approved", "expired", "stale", "applied", "validated")),
+    *(Attack("a_planner", f"a decision {decision} in {batch}", (trail(batch, decision, released=False),), DENIED) for decision in ("PENDING_APPLY", "APPLIED", "SKIP_EXISTING", "MAYBE") for batch in ("planned", "approved", "applied")),
+    *(Attack("a_planner", f"a decision {decision} in {batch}", (trail(batch, decision),), DENIED) for decision in ("DRY_RUN", "NO_GO") for batch in ("applied", "validated", "undone")),
+    *(Attack("a_planner", f"an audit row of another {name}", (trail("approved", "DRY_RUN", **{name: value}),), DENIED) for name, value in (("batch_id", "'applied'"), ("batch_id", "'nothing'"), ("profile_id", "'other'"), ("profile_id", "''"))),
+    *(Attack("a_planner", f"no right to {name}", (f"UPDATE {B} SET {name} = {value}",), DENIED) for name, value in (("batch_id", "'x'"), ("profile_id", "'x'"), ("created_at", "now()"), ("created_by", "'x'"))),
+    *(Attack("a_planner", why, statements, expected) for why, statements, expected in (
         ("a batch of a name that is taken", (new("'detected'", batch="'approved'"),), "23505"),
         ("a batch that overwrites", (new("'detected'", batch="'approved'") + " ON CONFLICT (batch_id) DO UPDATE SET state = 'applied'",), DENIED),
         ("a batch that takes a step back", (new("'detected'", batch="'applied'") + " ON CONFLICT (batch_id) DO UPDATE SET state = 'planned'",), CHECKED),
@@ -768,16 +768,16 @@ PAUL = [
 ]  # fmt: skip
 
 RITA = [
-    *(Attack("rita", f"as the applier: {one.why}", one.statements[:1], DENIED) for one in AXEL if one.statements[0].startswith((f"INSERT INTO {A}", f"UPDATE {B}", f"UPDATE {REINSTATE}"))),
-    *(Attack("rita", f"as the undoer: {one.why}", one.statements[:1], DENIED) for one in UDO if one.statements[0].startswith(("UPDATE", "INSERT INTO reconciliation_b"))),
-    Attack("rita", "an insert", (insert("approved"),), DENIED),
-    Attack("rita", "a canceled row", (cancel(),), DENIED),
-    Attack("rita", "a batch", (new("'detected'"),), DENIED),
-    Attack("rita", "an approval", (approve("planned"),), DENIED),
-    Attack("rita", "an event", (f"INSERT INTO {E} (profile_id, symbol, db_open_qty) VALUES ('main', 'A/USD', 1)",), DENIED),
-    Attack("rita", "the lock", (f"LOCK TABLE {LOCK} IN SHARE ROW EXCLUSIVE MODE",), DENIED),
-    Attack("rita", "the way back", (f"SELECT {WAY_BACK}('by-hand', 'main')",), DENIED),
-    *(Attack("rita", "reading a door", (f"SELECT * FROM {door}",), DENIED) for door in DOORS),
+    *(Attack("a_reader", f"as the applier: {one.why}", one.statements[:1], DENIED) for one in AXEL if one.statements[0].startswith((f"INSERT INTO {A}", f"UPDATE {B}", f"UPDATE {REINSTATE}"))),
+    *(Attack("a_reader", f"as the undoer: {one.why}", one.statements[:1], DENIED) for one in UDO if one.statements[0].startswith(("UPDATE", "INSERT INTO reconciliation_b"))),
+    Attack("a_reader", "an insert", (insert("approved"),), DENIED),
+    Attack("a_reader", "a canceled row", (cancel(),), DENIED),
+    Attack("a_reader", "a batch", (new("'detected'"),), DENIED),
+    Attack("a_reader", "an approval", (approve("planned"),), DENIED),
+    Attack("a_reader", "an event", (f"INSERT INTO {E} (profile_id, symbol, db_open_qty) VALUES ('main', 'A/USD', 1)",), DENIED),
+    Attack("a_reader", "the lock", (f"LOCK TABLE {LOCK} IN SHARE ROW EXCLUSIVE MODE",), DENIED),
+    Attack("a_reader", "the way back", (f"SELECT {WAY_BACK}('by-hand', 'main')",), DENIED),
+    *(Attack("a_reader", "reading a door", (f"SELECT * FROM {door}",), DENIED) for door in DOORS),
 ]  # fmt: skip
 
 REPLICA = "SET session_replication_role = replica"
@@ -831,10 +831,10 @@ SUPERUSER = [
 """What even one is refused who may do nearly everything, until he takes the triggers off."""
 
 EVE = [
-    *(Attack("eve", f"{why}", (move("applied", "validated"), none(statement)), EMPTY) for why, statement in (
+    *(Attack("all_five", f"{why}", (move("applied", "validated"), none(statement)), EMPTY) for why, statement in (
         ("a cancellation as a validation", cancel()),
     )),
-    *(Attack("eve", why, statements, CHECKED) for why, statements in (
+    *(Attack("all_five", why, statements, CHECKED) for why, statements in (
         ("a plan under its approval", (f"UPDATE {B} SET plan = '{{}}' WHERE batch_id = 'approved'",)),
         ("a plan of an applied batch", (f"UPDATE {B} SET plan = '{{}}' WHERE batch_id = 'applied'",)),
         ("the approval of an applied batch", (f"UPDATE {B} SET approval = jsonb_set(approval, '{{by}}', '\"x\"') WHERE batch_id = 'applied'",)),

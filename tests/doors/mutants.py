@@ -48,9 +48,9 @@ def dropped(prefix: str, begins: str, who: tuple[str, ...], *conditions: str) ->
 def _doors() -> Iterator[Mutant]:
     view = {name: f"CREATE VIEW {name} AS" for name in (INSERT, REINSTATE, CANCEL)}
     fresh = f" BETWEEN {CLOCK} - interval '1 hour' AND {CLOCK} + interval '1 second'"
-    axel, undo = ("axel",), ("udo", "eve")
+    an_applier, undo = ("an_applier",), ("an_undoer", "all_five")
     yield from dropped(
-        "insert", view[INSERT], axel,
+        "insert", view[INSERT], an_applier,
         "CAST(orders.action AS TEXT) = 'EXIT' AND ", " AND CAST(orders.status AS TEXT) = 'filled'",
         f" AND orders.created_at{fresh}", f" AND orders.updated_at{fresh}",
         "    AND CAST(orders.client_order_id AS TEXT) = order_id\n", "WITH CASCADED CHECK OPTION",
@@ -59,8 +59,8 @@ def _doors() -> Iterator[Mutant]:
         bounds = f"orders.{name}{fresh}"
         begin = bounds.replace(f"BETWEEN {CLOCK} - interval '1 hour'", "BETWEEN '-infinity'")
         end = bounds.replace(f"AND {CLOCK} + interval '1 second'", "AND 'infinity'")
-        yield Mutant(f"insert: {name} of any past", view[INSERT], bounds, begin, axel)
-        yield Mutant(f"insert: {name} of any future", view[INSERT], bounds, end, axel)
+        yield Mutant(f"insert: {name} of any past", view[INSERT], bounds, begin, an_applier)
+        yield Mutant(f"insert: {name} of any future", view[INSERT], bounds, end, an_applier)
     keys = ("profile_id", "order_id", "symbol", "trade_id")
     cells = [f"item.{name}" for name in (*keys, "qty", "qty", "price", "filled_at")]
     names = (*keys, "quantity", "qty", "price", "filled_at")
@@ -68,10 +68,10 @@ def _doors() -> Iterator[Mutant]:
     for door in (INSERT, REINSTATE):
         for place, name in enumerate(names):
             loose = ", ".join([*cells[:place], f"orders.{name}", *cells[place + 1 :]])
-            yield Mutant(f"{door[20:]}: any {name}", view[door], f"SELECT {plain}", f"SELECT {loose}", axel)
+            yield Mutant(f"{door[20:]}: any {name}", view[door], f"SELECT {plain}", f"SELECT {loose}", an_applier)
         for name, wanted in (("exchange_order_id", "quote_nullable(item.exchange_order_id)"),):
             yield Mutant(
-                f"{door[20:]}: any {name}", view[door], f", {wanted}", f", quote_nullable(orders.{name})", axel
+                f"{door[20:]}: any {name}", view[door], f", {wanted}", f", quote_nullable(orders.{name})", an_applier
             )
         for number, condition in enumerate((
             "state = 'applied' AND ", "xmin = pg_current_xact_id_if_assigned()::xid AND ",
@@ -83,43 +83,55 @@ def _doors() -> Iterator[Mutant]:
             if door == INSERT:
                 text = "USING (batch_id, order_id)" if condition == "batch_id, " else condition
                 new = "USING (order_id)" if condition == "batch_id, " else ""
-                yield Mutant(f"insert, of the plan {number}", view[door], text, new, axel)
+                yield Mutant(f"insert, of the plan {number}", view[door], text, new, an_applier)
     yield Mutant(
-        "insert: any strategy", view[INSERT], "quote_nullable(entry.strategy)", "quote_nullable(orders.strategy)", axel
+        "insert: any strategy",
+        view[INSERT],
+        "quote_nullable(entry.strategy)",
+        "quote_nullable(orders.strategy)",
+        an_applier,
     )
     spelled = "CASE WHEN (entry.side::text = upper(entry.side::text)) THEN upper(word.side) WHEN"
-    yield Mutant("insert: any spelling of side", view[INSERT], spelled, "CASE WHEN true THEN orders.side WHEN", axel)
-    yield Mutant("insert: any side", view[INSERT], ", item.side, ", ", lower(btrim(orders.side)), ", axel)
-    yield Mutant("reinstate: any side", view[REINSTATE], ", item.side, ", ", lower(btrim(orders.side)), ", axel)
+    yield Mutant(
+        "insert: any spelling of side", view[INSERT], spelled, "CASE WHEN true THEN orders.side WHEN", an_applier
+    )
+    yield Mutant("insert: any side", view[INSERT], ", item.side, ", ", lower(btrim(orders.side)), ", an_applier)
+    yield Mutant("reinstate: any side", view[REINSTATE], ", item.side, ", ", lower(btrim(orders.side)), ", an_applier)
     yield from dropped(
-        "insert, beside the ENTRY", view[INSERT], axel,
+        "insert, beside the ENTRY", view[INSERT], an_applier,
 "entry.action::text = 'ENTRY' AND ",
         " AND entry.status::text IN ('filled', 'partially-filled', 'partially_filled')",
     )  # fmt: skip
     for name in ("trade_id",):  # the other two are those of the plan
         yield Mutant(
-            f"insert: like an ENTRY of another {name}", view[INSERT], f"entry.{name}::text, ", f"orders.{name}, ", axel
+            f"insert: like an ENTRY of another {name}",
+            view[INSERT],
+            f"entry.{name}::text, ",
+            f"orders.{name}, ",
+            an_applier,
         )
-    yield Mutant("insert: rows that are audited", view[INSERT], "IN ('APPLIED', 'SKIP_EXISTING')", "= 'NEVER'", axel)
+    yield Mutant(
+        "insert: rows that are audited", view[INSERT], "IN ('APPLIED', 'SKIP_EXISTING')", "= 'NEVER'", an_applier
+    )
     yield Mutant(
         "insert: rows that were not released",
         view[INSERT],
         "FROM item JOIN released USING (batch_id, order_id)",
         "FROM item CROSS JOIN (SELECT 1) AS released",
-        axel,
+        an_applier,
     )
     yield Mutant(
         "reinstate: rows that were not released",
         view[REINSTATE],
         "FROM item JOIN released USING (batch_id, order_id)",
         "FROM item CROSS JOIN (SELECT 1) AS released",
-        axel,
+        an_applier,
     )
     yield Mutant(
-        "reinstate: rows that are audited", view[REINSTATE], "IN ('APPLIED', 'SKIP_EXISTING')", "= 'NEVER'", axel
+        "reinstate: rows that are audited", view[REINSTATE], "IN ('APPLIED', 'SKIP_EXISTING')", "= 'NEVER'", an_applier
     )
     yield from dropped(
-        "reinstate", view[REINSTATE], axel, "CAST(orders.action AS TEXT) = 'EXIT'\n    AND ", f" AND orders.updated_at{fresh}",
+        "reinstate", view[REINSTATE], an_applier, "CAST(orders.action AS TEXT) = 'EXIT'\n    AND ", f" AND orders.updated_at{fresh}",
         " AND item.reason = 'reinstate'", "xmin = pg_current_xact_id_if_assigned()::xid AND ", "WITH CASCADED CHECK OPTION",
     )  # fmt: skip
     yield Mutant(
@@ -127,7 +139,7 @@ def _doors() -> Iterator[Mutant]:
         view[REINSTATE],
         "IN ('canceled', 'cancelled')",
         "IN ('canceled', 'cancelled', 'new')",
-        axel,
+        an_applier,
     )
     yield from dropped(
         "cancel", view[CANCEL], undo, f" AND orders.updated_at{fresh}", "batch.state = 'rolled_back' AND ",
@@ -147,13 +159,16 @@ def _doors() -> Iterator[Mutant]:
     )
     begins = f"CREATE OR REPLACE FUNCTION {WAY_BACK}("
     yield from dropped(
-        "way back", begins, ("axel",), "AND wanted LIKE 'BFILL-%'", " AND CAST(orders.status AS TEXT) = 'filled'",
+        "way back", begins, ("an_applier",), "AND wanted LIKE 'BFILL-%'", " AND CAST(orders.status AS TEXT) = 'filled'",
         "AND CAST(orders.profile_id AS TEXT) = profile", "CAST(orders.order_id AS TEXT) = wanted AND ",
     )  # fmt: skip
 
 
 def _batches() -> Iterator[Mutant]:
-    begins, everyone = function("guard_batches"), ("paul", "anna", "axel", "eve", "recon", "udo")
+    begins, everyone = (
+        function("guard_batches"),
+        ("a_planner", "an_approver", "an_applier", "all_five", "recon", "an_undoer"),
+    )
     yield from dropped(
         "batches", begins, everyone,
         "NEW.state <> 'detected' OR ", " OR num_nonnulls(NEW.scope, NEW.plan, NEW.plan_digest, NEW.approval) > 0",
@@ -223,7 +238,7 @@ def _batches() -> Iterator[Mutant]:
 
 
 def _audit() -> Iterator[Mutant]:
-    begins, everyone = function("guard_audit"), ("axel", "anna", "paul", "recon")
+    begins, everyone = function("guard_audit"), ("an_applier", "an_approver", "a_planner", "recon")
     yield Mutant("audit: reverted from the beginning", begins, "reverted_at IS NOT NULL", "false", everyone)
     yield from dropped(
         "audit", begins, everyone, " AND pg_has_role(may.role, 'USAGE')",
@@ -276,7 +291,7 @@ def _audit() -> Iterator[Mutant]:
             f"(VALUES ('{decision}', '{role}', '{state}'), ",
             everyone,
         )
-    begins, undo = function("guard_marks"), ("udo", "eve", "recon")
+    begins, undo = function("guard_marks"), ("an_undoer", "all_five", "recon")
     yield from dropped(
         "marks", begins, undo, "state = 'rolled_back' AND ", " AND xmin = pg_current_xact_id_if_assigned()::xid"
     )
@@ -299,7 +314,7 @@ def _audit() -> Iterator[Mutant]:
 
 
 def _settled() -> Iterator[Mutant]:
-    begins, everyone = function("settled"), ("axel", "udo", "anna", "eve")
+    begins, everyone = function("settled"), ("an_applier", "an_undoer", "an_approver", "all_five")
     for name, old, new in (
         ("an approval without a trace", "IF NEW.state = 'approved' AND", "IF false AND"),
         ("an approval with an old trace", " AND audit.xmin = pg_current_xact_id_if_assigned()::xid", ""),
@@ -360,14 +375,20 @@ def _always() -> Iterator[Mutant]:
         )
         begins = f"ALTER TABLE {table} ENABLE ALWAYS TRIGGER reconciliation_{name}"
         yield Mutant(f"{name}: not in replicas", begins, "ENABLE ALWAYS", "ENABLE", ("recon",))
-        yield Mutant(f"{name}: off", begins, "ENABLE ALWAYS", "DISABLE", ("recon", "axel", "udo", "anna", "paul"))
+        yield Mutant(
+            f"{name}: off",
+            begins,
+            "ENABLE ALWAYS",
+            "DISABLE",
+            ("recon", "an_applier", "an_undoer", "an_approver", "a_planner"),
+        )
     for name in ("guard_batches", "guard_audit", "guard_marks", "settled"):
         yield Mutant(
             f"{name}: whose functions?",
             function(name),
             " SET search_path = pg_catalog, pg_temp",
             "",
-            ("axel", "anna", "paul", "udo"),
+            ("an_applier", "an_approver", "a_planner", "an_undoer"),
         )
 
 
