@@ -149,6 +149,8 @@ CONTROLS = [
     Attack("an_undoer", "a rollback that leaves a row to its owner", undo("first"), None),
     Attack("an_approver", "an approval", (approve("planned"), trail("planned", "PENDING_APPLY")), None),
     Attack("an_approver", "an approval again", (approve("expired"), trail("expired", "PENDING_APPLY")), None),
+    Attack("an_approver", "a rollback approved", (f"UPDATE {B} SET rollback_approval = '{{}}' WHERE batch_id = 'applied'",), None),
+    Attack("an_approver", "a report signed", (move("validated", "signed"),), None),
     Attack("a_planner", "a batch", (f"INSERT INTO {B} (batch_id, profile_id, state, created_at, created_by, updated_at, updated_by) VALUES ('new', 'main', 'detected', {NOW}, 'a_planner', {NOW}, 'a_planner')",), None),
     Attack("a_planner", "a plan", (move("begun", "planned", ", plan = '{}', plan_digest = 'x', scope = '{}', approval = NULL"), trail("planned", "DRY_RUN", released=False)), None),
     Attack("a_planner", "a new plan of an approved batch", (move("approved", "planned", ", plan = '{}', approval = NULL"),), None),
@@ -220,7 +222,7 @@ DELETE FROM {B}
 UPDATE {B} SET batch_id = 'x'
 UPDATE {B} SET profile_id = 'other'
 UPDATE {B} SET created_at = now(), created_by = 'x'
-INSERT INTO {B} SELECT 'copy', profile_id, state, scope, plan, plan_digest, approval, created_at, created_by, updated_at, updated_by FROM {B} WHERE batch_id = 'approved'
+INSERT INTO {B} SELECT 'copy', profile_id, state, scope, plan, plan_digest, approval, rollback_approval, created_at, created_by, updated_at, updated_by FROM {B} WHERE batch_id = 'approved'
 TRUNCATE {B}
 DELETE FROM {E}
 UPDATE {E} SET db_open_qty = 0
@@ -696,9 +698,13 @@ ANNA = [
         ("the approval taken off", (f"UPDATE {B} SET approval = NULL WHERE batch_id = 'approved'",), DENIED),
         ("the approval emptied", (f"UPDATE {B} SET approval = '{{}}' WHERE batch_id = 'approved'",), CHECKED),
         ("the approval no object", (f"UPDATE {B} SET approval = '[]' WHERE batch_id = 'approved'",), CHECKED),
-        ("the approval of an applied batch", (f"UPDATE {B} SET approval = jsonb_set(approval, '{{by}}', '\"x\"') WHERE batch_id = 'applied'",), DENIED),
-        ("the approval of a batch that was rolled back", (f"UPDATE {B} SET approval = jsonb_set(approval, '{{by}}', '\"x\"') WHERE batch_id = 'undone'",), DENIED),
+        ("the approval of an applied batch", (f"UPDATE {B} SET approval = jsonb_set(approval, '{{by}}', '\"x\"') WHERE batch_id = 'applied'",), CHECKED),
+        ("the approval of a batch that was rolled back", (f"UPDATE {B} SET approval = jsonb_set(approval, '{{by}}', '\"x\"') WHERE batch_id = 'undone'",), CHECKED),
         ("the approval of a plan", (f"UPDATE {B} SET approval = '{{}}' WHERE batch_id = 'planned'",), DENIED),
+        ("a rollback approved before the apply", (f"UPDATE {B} SET rollback_approval = '{{}}' WHERE batch_id = 'approved'",), CHECKED),
+        ("a rollback approved after it", (f"UPDATE {B} SET rollback_approval = '{{}}' WHERE batch_id = 'undone'",), CHECKED),
+        ("a rollback approved with another step", (f"UPDATE {B} SET state = 'signed', rollback_approval = '{{}}' WHERE batch_id = 'validated'",), CHECKED),
+        ("a rollback of a plan approved", (f"UPDATE {B} SET rollback_approval = '{{}}' WHERE batch_id = 'planned'",), DENIED),
         ("a batch", (f"INSERT INTO {B} (batch_id, profile_id, state, created_at, created_by, updated_at, updated_by) VALUES ('new', 'main', 'detected', now(), 'x', now(), 'x')",), DENIED),
         ("an event", (f"INSERT INTO {E} (profile_id, symbol, db_open_qty) VALUES ('main', 'A/USD', 1)",), DENIED),
         ("a mark", (mark("applied"),), DENIED),
@@ -710,8 +716,9 @@ ANNA = [
         ("the way back", (f"SELECT {WAY_BACK}('by-hand', 'main')",), DENIED),
         ("an apply of the own approval", (approve("planned"), PENDING, move("planned", "applied")), DENIED),
         ("a function that lies about roles", ("CREATE FUNCTION lair.pg_has_role(text, text) RETURNS boolean LANGUAGE sql AS 'SELECT true'", "SET search_path = lair, public, pg_catalog", move("approved", "applied")), DENIED),
-        ("a function that lies about counts", ("CREATE FUNCTION lair.num_nonnulls(jsonb, jsonb, text, jsonb) RETURNS integer LANGUAGE sql AS 'SELECT 0'", "SET search_path = lair, public, pg_catalog", move("approved", "planned")), DENIED),
+        ("a function that lies about counts", ("CREATE FUNCTION lair.num_nonnulls(jsonb, jsonb, text, jsonb, jsonb) RETURNS integer LANGUAGE sql AS 'SELECT 0'", "SET search_path = lair, public, pg_catalog", move("approved", "planned")), DENIED),
     )),
+    *(Attack(who, "a rollback approved by another role", (f"UPDATE {B} SET rollback_approval = '{{}}' WHERE batch_id = 'applied'",), DENIED) for who in ("a_reader", "a_planner", "an_applier", "an_undoer")),
 ]  # fmt: skip
 
 NEW = "INSERT INTO reconciliation_batches (batch_id, profile_id, state, created_at, created_by, updated_at, updated_by{more}) VALUES ({id}, 'main', {state}, now(), 'x', now(), 'x'{value})"
@@ -763,7 +770,7 @@ PAUL = [
         ("a plan in a common table expression", (f"WITH x AS (UPDATE {B} SET plan = '{{}}' WHERE batch_id = 'applied' RETURNING 1) SELECT * FROM x",), CHECKED),
         ("a function that lies about roles", ("CREATE FUNCTION lair.pg_has_role(text, text) RETURNS boolean LANGUAGE sql AS 'SELECT true'", "SET search_path = lair, public, pg_catalog", move("approved", "applied")), DENIED),
         ("a function that lies about roles, for the trail", ("CREATE FUNCTION lair.pg_has_role(text, text) RETURNS boolean LANGUAGE sql AS 'SELECT true'", "SET search_path = lair, public, pg_catalog", trail("approved", "PENDING_APPLY")), DENIED),
-        ("a function that lies about counts", ("CREATE FUNCTION lair.num_nonnulls(jsonb, jsonb, text, jsonb) RETURNS integer LANGUAGE sql AS 'SELECT 0'", "SET search_path = lair, public, pg_catalog", new("'approved'")), CHECKED),
+        ("a function that lies about counts", ("CREATE FUNCTION lair.num_nonnulls(jsonb, jsonb, text, jsonb, jsonb) RETURNS integer LANGUAGE sql AS 'SELECT 0'", "SET search_path = lair, public, pg_catalog", new("'approved'")), CHECKED),
     )),
 ]  # fmt: skip
 

@@ -171,7 +171,9 @@ def _batches() -> Iterator[Mutant]:
     )
     yield from dropped(
         "batches", begins, everyone,
-        "NEW.state <> 'detected' OR ", " OR num_nonnulls(NEW.scope, NEW.plan, NEW.plan_digest, NEW.approval) > 0",
+        "NEW.state <> 'detected' OR ",
+        " OR num_nonnulls(\n            NEW.scope, NEW.plan, NEW.plan_digest, NEW.approval, NEW.rollback_approval) > 0",
+        " OR NEW.state <> OLD.state", " OR NEW.state NOT IN ('applied', 'validated', 'signed')",
         " AND pg_has_role(step.role, 'USAGE')",
         "NEW.state <> 'planned' OR ", " OR NEW.approval IS NOT NULL",
         "NEW.state <> 'approved'\n            OR ",
