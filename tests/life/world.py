@@ -14,6 +14,7 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
+import bystanders
 import sqlalchemy as sa
 from incidents import EVERYTHING, NOW, START, Incident, PauseSwitch, at
 
@@ -39,6 +40,7 @@ def new_incident(engine: sa.Engine, folder: Path, switch: PauseSwitch, *, doors:
     """An empty database, as good as new; the one place that knows whether recon works behind the doors."""
     url = engine.url.set(password=PASSWORD).render_as_string(hide_password=False)
     incident = Incident(url, folder / "statement", switch)
+    bystanders.forget(incident.backend)  # every step looks at them
     incident.sql("DROP SCHEMA public CASCADE")
     incident.sql("CREATE SCHEMA public")
     return incident.create_table(doors=doors)
