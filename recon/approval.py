@@ -92,15 +92,19 @@ def require_valid(
 
 
 def signature_told(document: Mapping[str, Any] | None, settings: Settings) -> tuple[bool, str]:
-    """Whether nothing speaks against the signature, as it was when it was made, and that in words; never raises."""
+    """Whether nothing speaks against the signature, as it was when it was made, and that in words; never raises.
+
+    Where signatures are required, one that is missing or cannot be verified speaks against it.
+    """
     document = document or {}
     try:
-        return True, _verified(document, settings, datetime.fromisoformat(document["approved_at"]))
+        told = _verified(document, settings, datetime.fromisoformat(document["approved_at"]))
     except (ReconError, KeyError, TypeError, ValueError) as error:
         if document.get("signature") is None:
-            return True, NOT_SIGNED
+            return not settings.recon_require_signature, NOT_SIGNED
         why = error.message if isinstance(error, ReconError) else "the document is malformed"
         return False, f"signed, not verified: {why}"
+    return not settings.recon_require_signature or told not in (NOT_SIGNED, NOT_VERIFIED), told
 
 
 def _require_of(document: Mapping[str, Any], action: Action, batch: Batch) -> None:

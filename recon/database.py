@@ -120,7 +120,25 @@ def prepare(connection: Connection) -> None:
     }
     if role := connection.get_execution_options().get(ROLE):
         settings["role"] = role
-    connection.execute(sa.select(*(sa.func.set_config(name, value, True) for name, value in settings.items())))
+    every = (sa.func.set_config(name, value, True) for name, value in settings.items())
+    connection.execute(sa.select(sa.func.set_config("search_path", _own_path(), True), *every))
+
+
+def _own_path() -> sa.ScalarSelect[str]:
+    """The search path that this login began with, before any client of a pooler changed it for the session.
+
+    Temporary tables come last, whoever left them there; `"$user"` stays the login when a role is taken.
+    """
+    return (
+        sa.text(
+            """
+        SELECT replace(reset_val, '"$user"', quote_ident(session_user)) || CASE reset_val WHEN '' THEN '' ELSE ', ' END
+            || 'pg_temp' FROM pg_settings WHERE name = 'search_path'
+        """
+        )
+        .columns(sa.column("path", sa.Text))
+        .scalar_subquery()
+    )
 
 
 def explain(error: DBAPIError) -> ReconError:

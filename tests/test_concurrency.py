@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import timedelta
 from decimal import Decimal
 from functools import partial
@@ -352,3 +353,32 @@ def test_the_last_applier_owns_the_row_by_the_servers_clock(incident: Incident) 
     )
     assert timedelta(0) < applied[1][0] - applied[0][0] < timedelta(minutes=1)
     assert incident.run("rollback", "A", work=live).counts == {"CANCELED": 0, "LEFT_ALONE": 1}
+
+
+# What another client of a transaction pooler left in the session
+
+
+@pytest.mark.parametrize(
+    "left",
+    [
+        ["CREATE TEMP TABLE orders AS SELECT * FROM public.orders", "ALTER TABLE orders ADD PRIMARY KEY (order_id)"],
+        ["CREATE SCHEMA staging", "CREATE TABLE staging.orders (LIKE public.orders INCLUDING ALL)",
+         "INSERT INTO staging.orders SELECT * FROM public.orders", "SET search_path = staging, public"],
+    ],
+    ids=["a temporary table", "a search path"],
+)  # fmt: skip
+def test_the_session_of_another_client_does_not_turn_apply_aside(incident: Incident, left: list[str]) -> None:
+    """The same server connection serves one client after the other, and nothing is reset in between."""
+    incident.create_table().ghost("t1")
+    shared = sa.create_engine(
+        incident.url, poolclass=sa.StaticPool, pool_reset_on_return=None, connect_args={"prepare_threshold": None}
+    )
+    incident.plan()
+    with shared.connect() as connection:
+        for statement in left:
+            connection.exec_driver_sql(statement)
+        connection.commit()
+        assert connection.exec_driver_sql("SELECT count(*) FROM orders").scalar_one() == 1
+    assert incident.run("apply", work=replace(incident.work(), engine=shared)).verdict is Verdict.DONE
+    assert incident.sql("SELECT count(*) FROM public.orders WHERE order_id LIKE 'BFILL-%%'") == [(1,)]
+    shared.dispose()

@@ -376,3 +376,33 @@ def test_a_plan_that_changes_while_the_passphrase_is_asked_is_not_approved(incid
     assert refusal(call).code == "stale_plan"
     assert incident.sql("SELECT state, approval FROM reconciliation_batches") == [("planned", None)]
     assert incident.audit("decision").count(("PENDING_APPLY",)) == 0
+
+
+def test_a_plan_that_is_changed_by_hand_while_the_passphrase_is_asked_is_not_approved(
+    incident: Incident, keys: Keys
+) -> None:
+    """Its digest and its ids are as they were; a side is not."""
+    planned(incident)
+
+    def meanwhile(_: Approval) -> None:
+        incident.sql("UPDATE reconciliation_batches SET plan = jsonb_set(plan, '{document,items,0,side}', '\"buy\"')")
+
+    call = lambda: approve(incident.work(), incident.batch, ALICE, ["speck=x"], key=keys.alice, show=meanwhile)  # noqa: E731
+    assert refusal(call).code == "not_approved"
+    assert incident.sql("SELECT state, approval FROM reconciliation_batches") == [("planned", None)]
+
+
+def test_a_signature_that_was_taken_off_after_the_apply_is_missed_where_it_is_required(
+    incident: Incident, keys: Keys
+) -> None:
+    planned(incident)
+    strict = incident.work(recon_require_signature=True, recon_allowed_signers=keys.allowed)
+    incident.approve("speck=x", by=ALICE, key=keys.alice, work=strict)
+    assert incident.run("apply", work=strict).verdict is Verdict.DONE
+    assert incident.run("validate", work=strict).verdict is Verdict.DONE
+    incident.sql("UPDATE reconciliation_batches SET approval = approval - 'signature'")
+    refused = incident.run("apply", work=strict)
+    assert (refused.verdict, refused.code) == (Verdict.NO_GO, "signature_missing")
+    found = incident.run("validate", work=strict)
+    assert (found.verdict, [check.name for check in found.checks if not check.ok]) == (Verdict.FAILED, ["approved"])
+    assert incident.run("validate").verdict is Verdict.DONE, "the control: nobody asks for a signature"

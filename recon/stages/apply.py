@@ -253,6 +253,13 @@ def _overspent(held: Held, plan: Plan, released: Sequence[Item]) -> list[str]:
 def _compare(work: Workspace, batch: Batch, now: datetime) -> StageResult:
     """The batch is applied already: look for each approved row, say what was found, write only SKIP_EXISTING rows."""
     released = released_items(batch)
+    sound, signed = signature_told(batch.approval, work.settings)
+    if work.settings.recon_require_signature and not sound:
+        raise Refused(
+            "signature_invalid" if (batch.approval or {}).get("signature") else "signature_missing",
+            f"RECON_REQUIRE_SIGNATURE is true, and the approval that was applied is {signed}. Nothing was written; "
+            "find out who changed it.",
+        )
     with transaction(work.engine) as connection:
         held = batches.load(connection, batch.batch_id, batch.profile_id, lock=True)
         orders = reflect(connection, batch.profile_id)
@@ -271,7 +278,6 @@ def _compare(work: Workspace, batch: Batch, now: datetime) -> StageResult:
     detail = (
         "; ".join(f"{order_id} {what}" for order_id, what in wrong.items()) or f"{count(len(same), 'row')} as approved"
     )
-    sound, signed = signature_told(batch.approval, work.settings)
     checks = (
         approval_check(batch.approval, signed, ok=sound),
         Check("rows_as_approved", not wrong, detail),

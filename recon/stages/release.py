@@ -142,8 +142,9 @@ def release(
     told = require_valid(approval.document(), approval.action, batch, work.settings, now)
     with transaction(engine) as connection:
         held = load(connection, True)
+        require_ready(by, held, work.settings, signed=key is not None)
         again = _drafted(held, draft(connection, held), by, now, work.settings.recon_approval_ttl_hours)
-        if signed_bytes(again.document()) != signed_bytes(approval.document()):
+        if held.plan != batch.plan or signed_bytes(again.document()) != signed_bytes(approval.document()):
             raise Refused(
                 "stale_plan",
                 f"Batch {batch.batch_id} changed while it was being approved. Nothing was recorded; look at it again.",

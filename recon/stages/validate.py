@@ -13,6 +13,7 @@ from sqlalchemy.engine import Connection
 
 from recon import audit, batches
 from recon.allocation import TradeKey
+from recon.approval import signature_told
 from recon.batches import Action, Batch
 from recon.database import transaction
 from recon.domain import Check, Decision, Item, Snapshot, Stage, StageResult, Table, Verdict, Wanted
@@ -22,7 +23,7 @@ from recon.identity import canonical_decimal, canonical_symbol
 from recon.lifecycles import build_lifecycles
 from recon.orders import OpenLifecycle, Orders
 from recon.plan import market
-from recon.stages.approved import acknowledgements, altered_rows, released_items
+from recon.stages.approved import acknowledgements, altered_rows, approval_check, released_items
 from recon.stages.gather import Booked, gather, mismatches, net_positions
 from recon.wording import count
 from recon.workspace import Workspace, reflect
@@ -75,7 +76,7 @@ def validate(work: Workspace, profile_id: str, batch_id: str) -> StageResult:
     with transaction(work.engine, read_only=True, snapshot=True) as connection:
         batch = batches.load(connection, batch_id, profile_id)
         found = _read(connection, reflect(connection, profile_id), batch, snapshot, now)
-    checks = _checks(found, snapshot, unread)
+    checks = (*_approved(work, batch), *_checks(found, snapshot, unread))
     passed = all(check.ok for check in checks)
     with transaction(work.engine) as connection:
         throttle = timedelta(milliseconds=work.settings.exchange_state_mismatch_throttle_ms)
@@ -109,6 +110,14 @@ def validate(work: Workspace, profile_id: str, batch_id: str) -> StageResult:
     )
     message = f"These checks failed: {failed}. The checks say what was found; {advice}."
     return replace(result, code="validation_failed", message=message)
+
+
+def _approved(work: Workspace, batch: Batch) -> tuple[Check, ...]:
+    """Where approvals must be signed, whether the one that was applied still is."""
+    if not work.settings.recon_require_signature:
+        return ()
+    sound, signed = signature_told(batch.approval, work.settings)
+    return (approval_check(batch.approval, signed, ok=sound),)
 
 
 def _snapshot(work: Workspace, profile_id: str, now: datetime, asked: Wanted) -> tuple[Snapshot | None, str]:
