@@ -48,11 +48,11 @@ class Finished:
         refused = [item for item in plan if item["decision"] == "NO_GO"]
         reasons = Counter(item["reason"] for item in refused)
         return [
-            f"found     {_trades(plan)} open trades that the exchange does not explain at first sight",
+            f"found     {_trades(plan)} open trades",
             f"repaired  {_trades(applied)} of them with {len(applied)} EXIT rows, each backed by fills or dust",
             f"refused   {_trades(refused)} of them, wholly or in part, each for a named reason:",
             *(f"          {count} {reason}" for reason, count in sorted(reasons.items())),
-            "validated every open quantity is exactly as planned, and no other row changed",
+            "validated every open quantity is exactly as planned; the apply changed no other row",
             f"report    {self.folder / 'index.html'}",
         ]
 

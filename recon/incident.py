@@ -185,6 +185,7 @@ def commit_outcome(stage: Stage, settings: Settings, batch_id: str) -> str:
 def _card(stage: Stage, work: Workspace, profile_id: str, batch_id: str) -> Table:
     with transaction(_as_far_as_it_may(work, stage).engine, read_only=True) as connection:
         server = connection.execute(sa.text("SHOW server_version")).scalar_one()
+        login = connection.execute(sa.text("SELECT session_user::text")).scalar_one()
         now = work.now(connection)
         found = protection(connection)
     where = (
@@ -210,6 +211,7 @@ def _card(stage: Stage, work: Workspace, profile_id: str, batch_id: str) -> Tabl
         *flags.items(),
         ("doors", found.sentence()),
         ("audit trail", found.audit_sentence()),
+        ("database login", login),
         ("actor", work.actor),
         ("recon", version("recon")),
         ("Python", platform.python_version()),

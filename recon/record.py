@@ -110,9 +110,9 @@ def cells(batch: Batch) -> dict[str, Any]:
 
 
 def database_identity(connection: Connection) -> dict[str, Any]:
-    """Which database this is: its name and, where it may be asked, the identifier of its cluster; reads only."""
-    name, server = connection.execute(
-        sa.text("SELECT current_database()::text, current_setting('server_version')")
+    """Which database this is, as whom, and, where it may be asked, the identifier of its cluster; reads only."""
+    name, login, server = connection.execute(
+        sa.text("SELECT current_database()::text, session_user::text, current_setting('server_version')")
     ).one()
     try:
         with connection.begin_nested():
@@ -120,7 +120,7 @@ def database_identity(connection: Connection) -> dict[str, Any]:
             identifier = connection.execute(statement).scalar_one()
     except DBAPIError:
         identifier = None
-    return {"name": name, "server_version": server, "system_identifier": identifier}
+    return {"name": name, "login": login, "server_version": server, "system_identifier": identifier}
 
 
 def _read(
@@ -159,7 +159,7 @@ def _place(work: Workspace) -> dict[str, Any]:
 
 
 def _database(work: Workspace) -> dict[str, Any]:
-    unknown = dict.fromkeys(("name", "server_version", "system_identifier"))
+    unknown = dict.fromkeys(("name", "login", "server_version", "system_identifier"))
     return {"shown_url": shown_url(work.engine.url), "is_demo": work.settings.is_demo} | unknown
 
 
