@@ -14,6 +14,7 @@ from recon.settings import Settings
 
 DATABASE = [
     "database", "pooler", "clock", "time_zone", "search_path", "orders", "own_tables", "privileges", "row_security",
+    "doors", "audit_trail",
     "triggers", "rules", "locks",
 ]  # fmt: skip
 ORDER = ["settings", *DATABASE, "exchange", "pause_switch", "signatures", "reports_folder"]

@@ -93,7 +93,7 @@ def test_tables_that_init_has_not_made(incident) -> None:
     incident.create_table(own_tables=False)
     found = checks(settings(incident))
     assert failed(found) == ["own_tables"]
-    assert found["own_tables"].detail == "not_initialised: 5 statements due; run `recon init`, or `recon init --print`."
+    assert found["own_tables"].detail == "not_initialised: 6 statements due; run `recon init`, or `recon init --print`."
     assert found["privileges"].detail == "SELECT, INSERT and UPDATE on orders"
 
 

@@ -32,7 +32,7 @@ def doors(connection: Connection) -> Finding:
     if not have:
         return False, f"expected this login to have one of {', '.join(Role)}, found none; grant one."
     told = ", ".join(f"{role} ({WORK[role]})" for role in have)
-    around = "; it could also go around them" if protection(connection).around else ""
+    around = "; it could also go around them by rights of its own on orders" if protection(connection).around else ""
     return True, f"in force; this login has {told}{around}"
 
 

@@ -41,7 +41,8 @@ class Namesake:
 
 def search_path(connection: Connection) -> Finding:
     """In which schema `orders` was found, and which others of that name are not looked at."""
-    path: str = connection.execute(sa.text("SELECT current_setting('search_path')")).scalar_one()
+    query = sa.text("SELECT reset_val FROM pg_settings WHERE name = 'search_path'")
+    path: str = connection.execute(query).scalar_one()
     every = _namesakes(connection)
     others = ", ".join(one.why_not for one in every if not one.met)
     met = next((one for one in every if one.met), None)
