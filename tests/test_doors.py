@@ -269,3 +269,47 @@ def test_the_readmes_grants_open_the_work_that_it_says(incident: Incident) -> No
             assert done.verdict in (Verdict.DONE, Verdict.GO), done.message
     finally:
         incident.sql("DROP ROLE desk, reviewer")
+
+
+def test_a_backends_own_audit_table_with_a_serial_id_is_written_by_each_role(incident: Incident) -> None:
+    incident.create_table().ghost("t1")
+    incident.work()
+    incident.sql("ALTER TABLE reconciliation_backfill_audit ADD COLUMN id bigserial")
+    incident.make_doors()
+    make_people(incident.engine)
+    for stage, who in (("detect", "a_planner"), ("dry-run", "a_planner")):
+        assert run_as(incident, who, stage).verdict in (Verdict.DONE, Verdict.GO)
+    approve_as(incident, "an_approver")
+    applied = run_as(incident, "an_applier", "apply")
+    assert applied.verdict is Verdict.DONE, applied.message
+
+
+def test_a_replaced_body_is_told_and_repaired(guarded: Incident) -> None:
+    assert seen(guarded).append_only
+    guarded.sql(
+        "CREATE OR REPLACE FUNCTION reconciliation_append_only() RETURNS trigger LANGUAGE plpgsql "
+        "SET search_path = pg_catalog, pg_temp AS 'BEGIN RETURN NEW; END'"
+    )
+    assert not seen(guarded).append_only
+    guarded.make_doors()
+    assert seen(guarded).append_only
+
+
+def test_an_owner_that_somebody_has_is_refused(guarded: Incident, maker: Callable[..., sa.Engine]) -> None:
+    guarded.make_doors()
+    engine = maker(owns="GRANT recon_owner TO {name}")
+    with transaction(guarded.engine) as connection, pytest.raises(ReconError) as refused:
+        role_statements(connection)
+    assert refused.value.code == "owner_granted"
+    assert f"REVOKE recon_owner FROM {engine.url.username}" in refused.value.message
+
+
+def test_a_right_on_one_column_or_by_a_role_to_take_is_a_way_around(
+    guarded: Incident, maker: Callable[..., sa.Engine]
+) -> None:
+    column = maker(owns="GRANT UPDATE (status) ON orders TO {name}")
+    taker = maker("NOINHERIT", owns=f"GRANT {column.url.username} TO {{name}}")
+    reader = maker(owns="GRANT SELECT ON orders TO {name}")
+    for engine, around in ((column, True), (taker, True), (reader, False)):
+        with transaction(engine, read_only=True) as connection:
+            assert protection(connection).around is around

@@ -104,11 +104,12 @@ def protection(connection: Connection) -> Protection:
 
 
 def _goes_around(connection: Connection) -> bool:
-    """Whether the login, without any of recon's roles, may write `orders`."""
+    """Whether the login, or any role that it is a member of, may write `orders` itself, be it only in one column."""
     query = sa.text(
         """
-        SELECT coalesce(has_table_privilege(session_user, to_regclass('orders'), 'INSERT, UPDATE, DELETE, TRUNCATE'),
-            false)
+        SELECT EXISTS (SELECT FROM pg_roles WHERE pg_has_role(session_user, oid, 'MEMBER')
+            AND (has_table_privilege(oid, to_regclass('orders'), 'DELETE, TRUNCATE')
+                OR has_any_column_privilege(oid, to_regclass('orders'), 'INSERT, UPDATE')))
         """
     )
     return bool(connection.execute(query).scalar_one())
