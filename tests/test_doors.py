@@ -14,6 +14,7 @@ from test_orders import ODD, SEARCH_PATH, SHAPES, repair_and_take_back
 from test_readme import blocks
 
 from recon.database import transaction
+from recon.doctor.doors import doors
 from recon.domain import StageResult, Verdict
 from recon.doors.access import Protection, protection
 from recon.doors.names import CANCEL, INSERT, LOCK, REINSTATE, Role
@@ -133,6 +134,10 @@ def test_protection_tells_a_login_from_a_superuser(guarded: Incident) -> None:
     "ALTER TABLE reconciliation_batches DISABLE TRIGGER reconciliation_settled",
     "ALTER TABLE reconciliation_backfill_audit ENABLE TRIGGER reconciliation_append_only",
     "GRANT INSERT ON orders TO recon_applier",
+    "GRANT UPDATE (status) ON orders TO recon_applier",
+    "ALTER TABLE reconciliation_batches OWNER TO CURRENT_USER",
+    "ALTER FUNCTION reconciliation_settled() OWNER TO CURRENT_USER",
+    "CREATE RULE quiet AS ON DELETE TO reconciliation_backfill_audit DO INSTEAD NOTHING",
     "GRANT UPDATE ON reconciliation_batches TO recon_reader",
     f"ALTER VIEW {INSERT} RESET (check_option)",
     "CREATE OR REPLACE FUNCTION reconciliation_never() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NULL; END'",
@@ -313,3 +318,25 @@ def test_a_right_on_one_column_or_by_a_role_to_take_is_a_way_around(
     for engine, around in ((column, True), (taker, True), (reader, False)):
         with transaction(engine, read_only=True) as connection:
             assert protection(connection).around is around
+
+
+@pytest.mark.parametrize(("changes", "said"), [
+    (("ALTER TABLE orders RENAME TO orders_old", "CREATE TABLE orders (LIKE orders_old INCLUDING ALL)"),
+     "on another table"),
+    (("ALTER TABLE orders ENABLE ROW LEVEL SECURITY",), "CREATE POLICY recon_owner"),
+])  # fmt: skip
+def test_doctor_tells_doors_that_do_not_see_orders(guarded: Incident, changes: tuple[str, ...], said: str) -> None:
+    def told() -> tuple[bool | None, str]:
+        with transaction(guarded.engine, read_only=True) as connection:
+            return doors(connection)
+
+    assert told()[0] is True
+    for change in changes:
+        guarded.sql(change)
+    ok, detail = told()
+    assert (ok, said in detail) == (False, True), detail
+    if "POLICY" in said:
+        guarded.sql("CREATE POLICY recon_owner ON orders TO recon_owner USING (true)")
+    else:
+        guarded.make_doors()
+    assert told()[0] is True
