@@ -116,7 +116,7 @@ def _goes_around(connection: Connection) -> bool:
 
 
 def _definitions(connection: Connection) -> Sequence[str]:
-    """All views, triggers, rules, functions, owners and rights of the doors and the trail, as the database tells them."""
+    """All views, triggers, rules, functions, owners and rights of the doors and the trail, as PostgreSQL tells."""
     query = sa.text(
         r"""
         WITH guarded AS (
