@@ -13,15 +13,18 @@ from incidents import EXTENDED, Incident, refusal
 from test_orders import ODD, SEARCH_PATH, SHAPES, repair_and_take_back
 from test_readme import blocks
 
+from recon import batches
+from recon.batches import Action
 from recon.database import transaction
 from recon.doctor.doors import doors
 from recon.domain import StageResult, Verdict
-from recon.doors.access import Protection, protection
+from recon.doors.access import Protection, behind, protection
 from recon.doors.names import CANCEL, INSERT, LOCK, REINSTATE, Role
 from recon.doors.roles import create_doors, role_statements
 from recon.errors import ReconError
 from recon.incident import ROLES
 from recon.stages.approve import approve
+from recon.stages.writing import Outcome, _ask
 
 TRUSTED = "a reviewer"
 
@@ -340,3 +343,13 @@ def test_doctor_tells_doors_that_do_not_see_orders(guarded: Incident, changes: t
     else:
         guarded.make_doors()
     assert told()[0] is True
+
+
+def test_a_member_who_inherits_nothing_is_told_what_became_of_a_commit(guarded: Incident) -> None:
+    guarded.plan()
+    assert run_as(guarded, "a_taker", "apply").verdict is Verdict.DONE
+    engine = behind(as_login(guarded.engine, "a_taker"), Role.APPLIER)
+    with transaction(guarded.engine) as connection:
+        xid = connection.exec_driver_sql("SELECT pg_current_xact_id()::text").scalar_one()
+        batch = batches.load(connection, guarded.batch)
+    assert _ask(engine, batch, Action.APPLY, xid) is Outcome.COMMITTED
