@@ -22,7 +22,7 @@ from sqlalchemy.schema import CreateIndex, CreateTable
 
 from recon.database import first_line, is_passing
 from recon.domain import BACKFILL_PREFIX, Decision, Item, Reason
-from recon.doors.append_only import append_only_statements
+from recon.doors.append_only import BODY, EMPTY_TYPE, ROW_TYPE, append_only_statements
 from recon.errors import Refused
 from recon.identity import advisory_key, canonical_symbol
 
@@ -136,15 +136,16 @@ def trail_ddl(connection: Connection) -> list[str]:
 
 
 def is_append_only(connection: Connection) -> bool:
-    """Whether both triggers are on the audit table and fire for everybody, replication included; reads only."""
+    """Whether both triggers, as recon makes them, are on the audit table and fire for everybody; reads only."""
     query = sa.text(
         """
-        SELECT count(*) = 2 FROM pg_trigger
-        WHERE tgrelid = to_regclass('reconciliation_backfill_audit') AND tgenabled = 'A'
-        AND tgname IN ('reconciliation_append_only', 'reconciliation_never_empty')
+        SELECT count(*) = 2 FROM pg_trigger JOIN pg_proc ON pg_proc.oid = tgfoid
+        WHERE prosrc = :body AND proconfig = ARRAY['search_path=pg_catalog, pg_temp'] AND tgqual IS NULL
+        AND tgattr::text = '' AND tgrelid = to_regclass('reconciliation_backfill_audit') AND tgenabled = 'A'
+        AND (tgname, tgtype) IN (('reconciliation_append_only', :row), ('reconciliation_never_empty', :empty))
         """
     )
-    return bool(connection.execute(query).scalar_one())
+    return bool(connection.execute(query, {"body": BODY, "row": ROW_TYPE, "empty": EMPTY_TYPE}).scalar_one())
 
 
 def check_writable(connection: Connection, batch_id: str, profile_id: str, symbol: str, trade_id: str | None) -> None:

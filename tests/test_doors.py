@@ -13,14 +13,18 @@ from incidents import EXTENDED, Incident, refusal
 from test_orders import ODD, SEARCH_PATH, SHAPES, repair_and_take_back
 from test_readme import blocks
 
+from recon import batches
+from recon.batches import Action
 from recon.database import transaction
+from recon.doctor.doors import doors
 from recon.domain import StageResult, Verdict
-from recon.doors.access import Protection, protection
+from recon.doors.access import Protection, behind, protection
 from recon.doors.names import CANCEL, INSERT, LOCK, REINSTATE, Role
 from recon.doors.roles import create_doors, role_statements
 from recon.errors import ReconError
 from recon.incident import ROLES
 from recon.stages.approve import approve
+from recon.stages.writing import Outcome, _ask
 
 TRUSTED = "a reviewer"
 
@@ -133,6 +137,10 @@ def test_protection_tells_a_login_from_a_superuser(guarded: Incident) -> None:
     "ALTER TABLE reconciliation_batches DISABLE TRIGGER reconciliation_settled",
     "ALTER TABLE reconciliation_backfill_audit ENABLE TRIGGER reconciliation_append_only",
     "GRANT INSERT ON orders TO recon_applier",
+    "GRANT UPDATE (status) ON orders TO recon_applier",
+    "ALTER TABLE reconciliation_batches OWNER TO CURRENT_USER",
+    "ALTER FUNCTION reconciliation_settled() OWNER TO CURRENT_USER",
+    "CREATE RULE quiet AS ON DELETE TO reconciliation_backfill_audit DO INSTEAD NOTHING",
     "GRANT UPDATE ON reconciliation_batches TO recon_reader",
     f"ALTER VIEW {INSERT} RESET (check_option)",
     "CREATE OR REPLACE FUNCTION reconciliation_never() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NULL; END'",
@@ -269,3 +277,79 @@ def test_the_readmes_grants_open_the_work_that_it_says(incident: Incident) -> No
             assert done.verdict in (Verdict.DONE, Verdict.GO), done.message
     finally:
         incident.sql("DROP ROLE desk, reviewer")
+
+
+def test_a_backends_own_audit_table_with_a_serial_id_is_written_by_each_role(incident: Incident) -> None:
+    incident.create_table().ghost("t1")
+    incident.work()
+    incident.sql("ALTER TABLE reconciliation_backfill_audit ADD COLUMN id bigserial")
+    incident.make_doors()
+    make_people(incident.engine)
+    for stage, who in (("detect", "a_planner"), ("dry-run", "a_planner")):
+        assert run_as(incident, who, stage).verdict in (Verdict.DONE, Verdict.GO)
+    approve_as(incident, "an_approver")
+    applied = run_as(incident, "an_applier", "apply")
+    assert applied.verdict is Verdict.DONE, applied.message
+
+
+def test_a_replaced_body_is_told_and_repaired(guarded: Incident) -> None:
+    assert seen(guarded).append_only
+    guarded.sql(
+        "CREATE OR REPLACE FUNCTION reconciliation_append_only() RETURNS trigger LANGUAGE plpgsql "
+        "SET search_path = pg_catalog, pg_temp AS 'BEGIN RETURN NEW; END'"
+    )
+    assert not seen(guarded).append_only
+    guarded.make_doors()
+    assert seen(guarded).append_only
+
+
+def test_an_owner_that_somebody_has_is_refused(guarded: Incident, maker: Callable[..., sa.Engine]) -> None:
+    guarded.make_doors()
+    engine = maker(owns="GRANT recon_owner TO {name}")
+    with transaction(guarded.engine) as connection, pytest.raises(ReconError) as refused:
+        role_statements(connection)
+    assert refused.value.code == "owner_granted"
+    assert f"REVOKE recon_owner FROM {engine.url.username}" in refused.value.message
+
+
+def test_a_right_on_one_column_or_by_a_role_to_take_is_a_way_around(
+    guarded: Incident, maker: Callable[..., sa.Engine]
+) -> None:
+    column = maker(owns="GRANT UPDATE (status) ON orders TO {name}")
+    taker = maker("NOINHERIT", owns=f"GRANT {column.url.username} TO {{name}}")
+    reader = maker(owns="GRANT SELECT ON orders TO {name}")
+    for engine, around in ((column, True), (taker, True), (reader, False)):
+        with transaction(engine, read_only=True) as connection:
+            assert protection(connection).around is around
+
+
+@pytest.mark.parametrize(("changes", "said"), [
+    (("ALTER TABLE orders RENAME TO orders_old", "CREATE TABLE orders (LIKE orders_old INCLUDING ALL)"),
+     "on another table"),
+    (("ALTER TABLE orders ENABLE ROW LEVEL SECURITY",), "CREATE POLICY recon_owner"),
+])  # fmt: skip
+def test_doctor_tells_doors_that_do_not_see_orders(guarded: Incident, changes: tuple[str, ...], said: str) -> None:
+    def told() -> tuple[bool | None, str]:
+        with transaction(guarded.engine, read_only=True) as connection:
+            return doors(connection)
+
+    assert told()[0] is True
+    for change in changes:
+        guarded.sql(change)
+    ok, detail = told()
+    assert (ok, said in detail) == (False, True), detail
+    if "POLICY" in said:
+        guarded.sql("CREATE POLICY recon_owner ON orders TO recon_owner USING (true)")
+    else:
+        guarded.make_doors()
+    assert told()[0] is True
+
+
+def test_a_member_who_inherits_nothing_is_told_what_became_of_a_commit(guarded: Incident) -> None:
+    guarded.plan()
+    assert run_as(guarded, "a_taker", "apply").verdict is Verdict.DONE
+    engine = behind(as_login(guarded.engine, "a_taker"), Role.APPLIER)
+    with transaction(guarded.engine) as connection:
+        xid = connection.exec_driver_sql("SELECT pg_current_xact_id()::text").scalar_one()
+        batch = batches.load(connection, guarded.batch)
+    assert _ask(engine, batch, Action.APPLY, xid) is Outcome.COMMITTED

@@ -7,7 +7,7 @@ from sqlalchemy.engine import Connection
 
 from recon.doctor.asking import Finding
 from recon.doors.access import exist, is_member, protection
-from recon.doors.names import INSERT, Role
+from recon.doors.names import INSERT, OWNER, Role
 from recon.orders import Orders
 
 WORK = {
@@ -24,6 +24,13 @@ def doors(connection: Connection) -> Finding:
     """What this login may do through the doors; without them its rights on `orders` decide."""
     if not exist(connection):
         return True, "none: this login's own rights on orders decide; `recon init --roles` makes them"
+    if not _reads_orders(connection):
+        return False, "expected doors that read today's orders, found them on another table; run `recon init --roles`."
+    if _hidden(connection):
+        return False, (
+            f"expected {OWNER} to see every row of orders, found row-level security without a policy for it; let the "
+            f"owner of orders run `CREATE POLICY {OWNER} ON orders TO {OWNER} USING (true)`."
+        )
     wanted, there = set(Orders.reflect(connection).writable), _columns(connection)
     if wanted != there:
         named = ", ".join(sorted(wanted ^ there))
@@ -34,6 +41,32 @@ def doors(connection: Connection) -> Finding:
     told = ", ".join(f"{role} ({WORK[role]})" for role in have)
     around = "; it could also go around them by rights of its own on orders" if protection(connection).around else ""
     return True, f"in force; this login has {told}{around}"
+
+
+def _reads_orders(connection: Connection) -> bool:
+    """Whether the door reads the table that `orders` names now, not one of which it was the name before."""
+    query = sa.text(
+        """
+        SELECT EXISTS (SELECT FROM pg_rewrite JOIN pg_depend ON objid = pg_rewrite.oid
+            WHERE classid = 'pg_rewrite'::regclass AND ev_class = to_regclass(:door)
+            AND refclassid = 'pg_class'::regclass AND refobjid = to_regclass('orders'))
+        """
+    )
+    return bool(connection.execute(query, {"door": INSERT}).scalar_one())
+
+
+def _hidden(connection: Connection) -> bool:
+    """Whether row-level security keeps the rows of `orders` from the owner of the doors: no policy speaks of it."""
+    query = sa.text(
+        """
+        SELECT coalesce(bool_or(relrowsecurity AND NOT rolbypassrls AND NOT rolsuper
+            AND (relforcerowsecurity OR NOT pg_has_role(pg_roles.oid, relowner, 'USAGE'))
+            AND NOT EXISTS (SELECT FROM pg_policy WHERE polrelid = pg_class.oid
+                AND (0 = ANY (polroles) OR pg_roles.oid = ANY (polroles)))), false)
+        FROM pg_class, pg_roles WHERE pg_class.oid = to_regclass('orders') AND rolname = :owner
+        """
+    )
+    return bool(connection.execute(query, {"owner": OWNER}).scalar_one())
 
 
 def _columns(connection: Connection) -> set[str]:

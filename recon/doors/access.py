@@ -104,33 +104,49 @@ def protection(connection: Connection) -> Protection:
 
 
 def _goes_around(connection: Connection) -> bool:
-    """Whether the login, without any of recon's roles, may write `orders`."""
+    """Whether the login, or any role that it is a member of, may write `orders` itself, be it only in one column."""
     query = sa.text(
         """
-        SELECT coalesce(has_table_privilege(session_user, to_regclass('orders'), 'INSERT, UPDATE, DELETE, TRUNCATE'),
-            false)
+        SELECT EXISTS (SELECT FROM pg_roles WHERE pg_has_role(session_user, oid, 'MEMBER')
+            AND (has_table_privilege(oid, to_regclass('orders'), 'DELETE, TRUNCATE')
+                OR has_any_column_privilege(oid, to_regclass('orders'), 'INSERT, UPDATE')))
         """
     )
     return bool(connection.execute(query).scalar_one())
 
 
 def _definitions(connection: Connection) -> Sequence[str]:
-    """Every view, trigger, function and privilege of the doors and of the audit trail, as the database tells them."""
+    """All views, triggers, rules, functions, owners and rights of the doors and the trail, as PostgreSQL tells."""
     query = sa.text(
         r"""
+        WITH guarded AS (
+            SELECT oid FROM pg_class WHERE oid IN (to_regclass('orders'), to_regclass('reconciliation_backfill_audit'),
+                to_regclass('reconciliation_batches')) AND to_regclass('reconciliation_door_insert') IS NOT NULL)
         SELECT 'view ' || relname || ' ' || pg_get_viewdef(oid) || ' ' || coalesce(reloptions::text, '')
-            || ' ' || coalesce(relacl::text, '') AS part
+            || ' ' || coalesce(relacl::text, '') || ' ' || relowner::regrole::text AS part
         FROM pg_class WHERE relname LIKE 'reconciliation\_door\_%' AND relkind = 'v' AND pg_table_is_visible(oid)
         UNION ALL
         SELECT 'trigger ' || tgname || ' ' || tgenabled::text || ' ' || pg_get_triggerdef(oid)
         FROM pg_trigger WHERE tgname LIKE 'reconciliation\_%' AND NOT tgisinternal
         UNION ALL
         SELECT 'function ' || pg_get_functiondef(oid) || ' ' || coalesce(proacl::text, '')
+            || ' ' || proowner::regrole::text
         FROM pg_proc WHERE proname LIKE 'reconciliation\_%' AND pg_function_is_visible(oid) AND prokind = 'f'
         UNION ALL
-        SELECT 'rights on ' || relname || ' ' || coalesce(relacl::text, '') FROM pg_class
-        WHERE oid IN (to_regclass('orders'), to_regclass('reconciliation_backfill_audit'),
-            to_regclass('reconciliation_batches')) AND to_regclass('reconciliation_door_insert') IS NOT NULL
+        SELECT 'rights on ' || relname || ' ' || coalesce(relacl::text, '') || ' ' || relowner::regrole::text
+        FROM guarded JOIN pg_class USING (oid)
+        UNION ALL
+        SELECT 'rights on ' || oid::regclass || ' ' || attname || ' ' || attacl::text
+        FROM guarded JOIN pg_attribute ON attrelid = oid WHERE attacl IS NOT NULL AND NOT attisdropped
+        UNION ALL
+        SELECT 'rule ' || ev_enabled::text || ' ' || pg_get_ruledef(pg_rewrite.oid)
+        FROM pg_rewrite JOIN pg_class ON pg_class.oid = ev_class
+        WHERE rulename <> '_RETURN' AND (ev_class IN (SELECT oid FROM guarded)
+            OR relname LIKE 'reconciliation\_door\_%' AND pg_table_is_visible(ev_class))
+        UNION ALL
+        SELECT 'owner ' || rolcanlogin || ' ' || coalesce((SELECT string_agg(member::regrole::text, ' '
+            ORDER BY member::regrole::text) FROM pg_auth_members WHERE roleid = pg_roles.oid), '')
+        FROM pg_roles WHERE rolname = 'recon_owner' AND to_regclass('reconciliation_door_insert') IS NOT NULL
         ORDER BY 1
         """
     )

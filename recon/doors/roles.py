@@ -12,9 +12,11 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
 from recon import audit
+from recon.doors.append_only import append_only_statements
 from recon.doors.names import CANCEL, INSERT, LOCK, OWNER, REINSTATE, WAY_BACK, Role
 from recon.doors.triggers import FUNCTIONS, guard_statements
 from recon.doors.views import CLOCK, door_statements
+from recon.errors import Refused
 from recon.orders import Orders
 
 AUDIT, BATCHES, EVENTS = (table.name for table in (audit.audit_table, audit.batches_table, audit.events_table))
@@ -51,16 +53,17 @@ GRANTS: Mapping[Role, Sequence[str]] = {
 def role_statements(connection: Connection, clock: str = CLOCK) -> list[str]:
     """All statements for this database, recon's own tables included; reads only.
 
-    Raises `Refused` (orders_unsuitable).
+    Raises `Refused` (orders_unsuitable, owner_granted).
     """
+    _check_owner(connection)
     orders = Orders.reflect(connection)
     quote = connection.dialect.identifier_preparer.quote
     own, theirs = (quote(name) for name in _schemas(connection))
     read = f"GRANT SELECT ON {{}} TO {', '.join([*Role, OWNER])}"
     return [
         *(f"DO $$ BEGIN CREATE ROLE {name} NOLOGIN; {_EXISTS} END $$" for name in (*Role, OWNER)),
+        *(_no_login(name) for name in (*Role, OWNER)),
         *audit.ddl(connection),
-        *audit.trail_ddl(connection),
         f"GRANT {OWNER} TO CURRENT_USER",
         f"GRANT USAGE ON SCHEMA {', '.join(sorted({own, theirs}))} TO {', '.join([*Role, OWNER])}",
         f"GRANT CREATE ON SCHEMA {own} TO {OWNER}",
@@ -68,17 +71,56 @@ def role_statements(connection: Connection, clock: str = CLOCK) -> list[str]:
         f"GRANT SELECT, INSERT, UPDATE ON orders TO {OWNER}",
         *door_statements(orders, theirs, clock),
         f"REVOKE ALL ON FUNCTION {WAY_BACK}(text, text) FROM PUBLIC",
+        *append_only_statements(),
         *guard_statements(own, f"{theirs}.orders", clock),
         *(f"ALTER FUNCTION {name} OWNER TO {OWNER}" for name in (f"{WAY_BACK}(text, text)", *FUNCTIONS)),
         *(read.format(table) for table in ("orders", AUDIT, BATCHES, EVENTS)),
         *(f"GRANT {right} TO {role}" for role, rights in GRANTS.items() for right in rights),
-        *(f"GRANT USAGE ON SEQUENCE {name} TO {Role.APPLIER}" for name in _sequences(connection)),
+        *(
+            f"GRANT USAGE ON SEQUENCE {name} TO {', '.join(roles)}"
+            for table, roles in _INSERTING.items()
+            for name in _sequences(connection, table)
+        ),
         f"REVOKE CREATE ON SCHEMA {own} FROM {OWNER}",
         f"REVOKE {OWNER} FROM CURRENT_USER",
     ]
 
 
 _EXISTS = "EXCEPTION WHEN duplicate_object OR unique_violation THEN NULL;"
+
+
+_INSERTING: Mapping[str, Sequence[Role]] = {
+    "orders": (Role.APPLIER,),
+    AUDIT: (Role.PLANNER, Role.APPROVER, Role.APPLIER),
+    BATCHES: (Role.PLANNER,),
+    EVENTS: (Role.PLANNER,),
+}
+"""Who inserts into which table; a backend's own table may draw its ids from a sequence."""
+
+
+def _no_login(role: str) -> str:
+    found = f"SELECT FROM pg_roles WHERE rolname = '{role}' AND rolcanlogin"
+    return f"DO $$ BEGIN IF EXISTS ({found}) THEN ALTER ROLE {role} NOLOGIN; END IF; END $$"
+
+
+def _check_owner(connection: Connection) -> None:
+    """Nobody may be recon_owner but who runs this; superusers, and who may only grant it, are let be."""
+    query = sa.text(
+        """
+        SELECT quote_ident(rolname) FROM pg_auth_members AS granted JOIN pg_roles ON pg_roles.oid = granted.member
+        WHERE roleid = to_regrole(:owner) AND rolname <> current_user AND NOT rolsuper
+        AND (coalesce((to_jsonb(granted) ->> 'inherit_option')::boolean, true)
+            OR coalesce((to_jsonb(granted) ->> 'set_option')::boolean, true))
+        GROUP BY rolname ORDER BY rolname
+        """
+    )
+    if members := list(connection.execute(query, {"owner": OWNER}).scalars()):
+        named = ", ".join(members)
+        raise Refused(
+            "owner_granted",
+            f"Expected {OWNER}, which owns the doors, to be granted to nobody; found it granted to {named}. Run "
+            f"`REVOKE {OWNER} FROM {named}`, then run again.",
+        )
 
 
 def create_doors(connection: Connection, clock: str = CLOCK) -> list[str]:
@@ -116,8 +158,8 @@ def _hand_over(connection: Connection) -> list[str]:
     return [f"ALTER TABLE {name} OWNER TO {OWNER}" for name in names]
 
 
-def _sequences(connection: Connection) -> list[str]:
-    """The sequences from which defaults of `orders` draw, but for those of identity columns, which ask for no right."""
+def _sequences(connection: Connection, table: str) -> list[str]:
+    """The sequences from which defaults of the table draw, but not those of identity columns, which need no right."""
     query = sa.text(
         """
         SELECT DISTINCT sequence.oid::regclass::text
@@ -125,8 +167,8 @@ def _sequences(connection: Connection) -> list[str]:
         JOIN pg_depend ON pg_depend.classid = 'pg_attrdef'::regclass AND pg_depend.objid = pg_attrdef.oid
         AND refclassid = 'pg_class'::regclass
         JOIN pg_class AS sequence ON sequence.oid = refobjid
-        WHERE adrelid = to_regclass('orders') AND relkind = 'S'
+        WHERE adrelid = to_regclass(:table) AND relkind = 'S'
         ORDER BY 1
         """
     )
-    return list(connection.execute(query).scalars())
+    return list(connection.execute(query, {"table": table}).scalars())

@@ -149,6 +149,7 @@ def _ask(engine: Engine, batch: Batch, action: Action, xid: str) -> Outcome:
         state = None
         try:
             with engine.connect() as connection:
+                prepare(connection)
                 status = connection.execute(statement, {"xid": xid}).scalar_one()
                 state = batches.load(connection, batch.batch_id).state
         except DBAPIError as error:

@@ -15,7 +15,6 @@ from doors.mutants import Mutant
 from doors.people import LOGIN_OF, PEOPLE
 from doors.siege import CLOCK, login
 from recon.database import transaction
-from recon.doors.append_only import append_only_statements
 from recon.doors.names import Role
 from recon.doors.roles import GRANTS, role_statements
 
@@ -98,7 +97,7 @@ def notice(incident: Incident, attacks: Sequence[Attack]) -> Noticed | None:
 def statements_of(incident: Incident) -> list[str]:
     """What made the doors of the besieged incident."""
     with transaction(incident.engine, read_only=True) as connection:
-        return [*append_only_statements(), *role_statements(connection, CLOCK)]
+        return role_statements(connection, CLOCK)
 
 
 def install(incident: Incident, statement: str) -> None:
