@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 from collections.abc import Callable, Iterator
 
@@ -224,3 +225,25 @@ def test_later_stages_make_a_manifest_without_signature_and_the_batch_follows(in
     out = verify(kept)
     assert f"manifests/6.json is signed by {SIGNER}; manifest.json is signed by {OTHER}" in out
     assert "ok   state: the reports say rolled_back, the database rolled_back" in out
+
+
+def test_a_copy_of_another_batch_s_folder_is_not_signed(installed, kept) -> None:
+    other = keep(*installed, "copied", ("apply", "validate"))
+    shutil.rmtree(other.folder)
+    shutil.copytree(kept.folder, other.folder)
+    assert "batch 'validated', expected" in sign(other).refused("report_not_intact")
+    assert status(other)["state"] == "validated" and not (other.folder / "manifest.json.sig").exists()
+    assert "note: the folder is named 'copied', the batch 'validated'" in verify(other)
+    assert "note: the folder" not in verify(kept)
+
+
+def test_a_file_that_changes_while_a_person_signs_is_found_before_the_signature(kept, monkeypatch) -> None:
+    honest = sign_off.sign
+
+    def changing(*given):
+        replace_file(kept.folder / "01_detect.html", b"changed")
+        return honest(*given)
+
+    monkeypatch.setattr(sign_off, "sign", changing)
+    assert "01_detect.html was changed" in sign(kept).refused("report_not_intact")
+    assert status(kept)["state"] == "validated" and not (kept.folder / "manifest.json.sig").exists()

@@ -67,7 +67,7 @@ def verify_folder(directory: Path, allowed_signers: Path | None = None) -> list[
         _check("manifest_agrees", agreeing, disagreeing),
         _check("notebooks_sealed", "every report ran to its end and is sealed", _unsealed(readings)),
         _check("json_equals_seal", "every JSON file equals its notebook's seal", _unequal(directory, readings)),
-        _check("one_batch", "all reports belong to one batch of one profile", _foreign(manifest, readings)),
+        _check("one_batch", _belonging(directory, manifest), _foreign(manifest, readings)),
         *(_statement_checks(directory, manifest, readings, allowed_signers) if manifest else ()),
     ]
 
@@ -147,6 +147,14 @@ def _saved(notebook: Path) -> object:
         return json.loads(notebook.with_suffix(".json").read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return None
+
+
+def _belonging(directory: Path, manifest: Manifest | None) -> str:
+    """What holds of an untouched folder; a copy under another name is as good, and said to be one."""
+    good = "all reports belong to one batch of one profile"
+    if manifest is None or directory.resolve().name == manifest.batch_id:
+        return good
+    return f"{good}; note: the folder is named {directory.resolve().name!r}, the batch {manifest.batch_id!r}"
 
 
 def _foreign(manifest: Manifest | None, readings: dict[str, SealReading]) -> list[str]:
