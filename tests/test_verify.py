@@ -299,3 +299,18 @@ def test_the_older_form_fails_where_a_signature_is_required(folder) -> None:
     [found] = [check for check in verify_folder(folder, require_signature=True) if check.name == "signature"]
     assert not found.ok
     assert "the manifest is of the older form" in found.detail
+
+
+@pytest.mark.parametrize("name", ["manifest.json", "SHA256SUMS", "01_detect.ipynb", "01_detect.json"])
+@pytest.mark.parametrize("kind", ["link", "fifo"])
+def test_a_link_or_a_fifo_in_the_place_of_a_file_is_named(folder, tmp_path, name, kind) -> None:
+    moved = (folder / name).rename(tmp_path / "moved")
+    (folder / name).symlink_to(moved) if kind == "link" else os.mkfifo(folder / name)
+    said = failed(folder)["sums_match"]
+    assert said.startswith(f"{name} is a symbolic link" if kind == "link" else f"{name} is no regular file")
+
+
+@pytest.mark.parametrize("name", ["manifest.json", "01_detect.ipynb", "01_detect.json"])
+def test_json_that_is_nested_too_deeply_is_a_finding(folder, name) -> None:
+    overwrite(folder / name, b"[" * 200_000)
+    assert failed(folder)

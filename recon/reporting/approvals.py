@@ -68,7 +68,7 @@ def approvals_check(
 def _document(path: Path) -> dict[str, Any] | None:
     try:
         document = json.loads(path.read_bytes())
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return None
     whole = (
         isinstance(document, dict)

@@ -16,11 +16,13 @@ from recon.reporting.names import (
     EVIDENCE,
     INDEX,
     MANIFEST,
+    MANIFEST_FILE,
     MANIFESTS,
     RECORD,
     SIGNATURE,
     STAGES,
     SUMS,
+    parts,
     report_files,
     sha256,
 )
@@ -47,6 +49,8 @@ def verify_folder(
     """
     if not directory.is_dir():
         return [Check("sums_match", False, f"{directory} is not a folder. Name the report folder of a batch.")]
+    if irregular := _irregular(directory):
+        return [Check("sums_match", False, " ".join(irregular))]
     listed = _read_sums(directory / SUMS)
     if listed is None:
         return [Check("sums_match", False, f"{SUMS} is missing or malformed, so nothing here can be verified.")]
@@ -94,6 +98,19 @@ def _statement_checks(
 
 def _check(name: str, good: str, findings: Sequence[str]) -> Check:
     return Check(name, not findings, " ".join(findings) if findings else f"As expected, {good}.")
+
+
+def _irregular(directory: Path) -> list[str]:
+    """What must not even be opened: a link in the place of a file of the folder, and what is no file (a FIFO)."""
+    found = []
+    for path in sorted(directory.rglob("*")):
+        name = path.relative_to(directory).as_posix()
+        own = name in (SUMS, MANIFEST, SIGNATURE) or parts(name) or MANIFEST_FILE.fullmatch(name)
+        if path.is_symlink() and own:
+            found.append(f"{name} is a symbolic link, expected a regular file; put the file itself back.")
+        elif not path.is_file() and not path.is_dir():
+            found.append(f"{name} is no regular file; find out who put it there.")
+    return found
 
 
 def _read_sums(path: Path) -> dict[str, str] | None:
@@ -151,7 +168,7 @@ def _unequal(directory: Path, readings: dict[str, SealReading]) -> list[str]:
 def _saved(notebook: Path) -> object:
     try:
         return json.loads(notebook.with_suffix(".json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return None
 
 
