@@ -228,8 +228,9 @@ def sign_command(batch_id: str, key: Path, by: str | None, as_json: bool) -> Non
     type=click.Path(path_type=Path),
     help="Whose signatures count, in place of RECON_ALLOWED_SIGNERS.",
 )
+@click.option("--require-signature", is_flag=True, help="Fail unless it is signed, as RECON_REQUIRE_SIGNATURE does.")
 @as_json
-def verify_command(directory: Path, allowed_signers: Path | None, as_json: bool) -> None:
+def verify_command(directory: Path, allowed_signers: Path | None, require_signature: bool, as_json: bool) -> None:
     """Check that a report folder is untouched, by whom it is signed, and that the database agrees with it.
 
     Without the database: every file has the sum that SHA256SUMS and manifest.json name; no other file is there;
@@ -241,7 +242,9 @@ def verify_command(directory: Path, allowed_signers: Path | None, as_json: bool)
     Each failure names the file or the row. Exit status: 0 all checks hold, 1 one does not.
     """
     settings = load_settings()
-    checks = verify_folder(directory, allowed_signers or settings.recon_allowed_signers)
+    allowed = allowed_signers or settings.recon_allowed_signers
+    required = require_signature or settings.recon_require_signature
+    checks = verify_folder(directory, allowed, require_signature=required)
     if all(check.ok for check in checks):
         checks += database_checks(settings, directory)
     _report_checks(checks, as_json)

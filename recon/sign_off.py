@@ -15,13 +15,13 @@ from recon import batches
 from recon.agreement import database_checks
 from recon.batches import Action, Batch
 from recon.database import transaction
-from recon.domain import State
+from recon.domain import Check, State
 from recon.doors.access import behind
 from recon.doors.names import Role
 from recon.errors import Refused
 from recon.reporting.describe import describe, write_signature
 from recon.reporting.manifest import read_manifest
-from recon.reporting.names import SIGNATURE
+from recon.reporting.names import MANIFEST, SIGNATURE
 from recon.reporting.verify import verify_folder
 from recon.settings import Settings
 from recon.signatures import REPORT, readable, sign, signer
@@ -82,7 +82,7 @@ def sign_report(settings: Settings, batch_id: str, key: Path, by: str | None = N
         readable(allowed)
     folder = settings.recon_reports_dir / batch_id
     batch = _signable(work.engine, batch_id)
-    _require_intact(settings, folder, allowed)
+    _require_intact(settings, folder, allowed, batch)
     if not read_manifest(folder).is_statement:
         describe(folder, batch.profile_id)
     data = read_manifest(folder).data
@@ -108,10 +108,36 @@ def _signable(engine: Engine, batch_id: str) -> Batch:
     return batch
 
 
-def _require_intact(settings: Settings, folder: Path, allowed: Path | None) -> None:
+def _require_intact(settings: Settings, folder: Path, allowed: Path | None, batch: Batch) -> None:
+    """The folder is that of the batch, holds by itself and against the database, and stayed as it was meanwhile."""
+    before = _manifest_bytes(folder)
     checks = verify_folder(folder, allowed)
     if all(check.ok for check in checks):
+        _require_owner(folder, batch)
         checks += database_checks(settings, folder, signing=True)
+    _require_ok(folder, checks)
+    if _manifest_bytes(folder) != before:
+        raise Refused("report_not_intact", f"{folder} got another manifest while it was verified. Sign again.")
+
+
+def _manifest_bytes(folder: Path) -> bytes | None:
+    path = folder / MANIFEST
+    return path.read_bytes() if path.is_file() else None
+
+
+def _require_owner(folder: Path, batch: Batch) -> None:
+    """The manifest is of this very batch; that the results are of the manifest's batch is the check `one_batch`."""
+    manifest = read_manifest(folder)
+    if (manifest.profile_id, manifest.batch_id) != (batch.profile_id, batch.batch_id):
+        raise Refused(
+            "report_not_intact",
+            f"The report in {folder} is of profile {manifest.profile_id!r} batch {manifest.batch_id!r}, expected "
+            f"profile {batch.profile_id!r} batch {batch.batch_id!r}. Nothing was signed; put the batch's own folder "
+            "back.",
+        )
+
+
+def _require_ok(folder: Path, checks: list[Check]) -> None:
     wrong = "; ".join(f"{check.name}: {check.detail}" for check in checks if not check.ok)
     if wrong:
         raise Refused(
@@ -139,6 +165,7 @@ def _close(work: Workspace, batch: Batch, folder: Path, data: bytes, signature: 
     with transaction(work.engine) as connection:
         held = batches.load(connection, batch.batch_id, batch.profile_id, lock=True)
         state = held.after(Action.SIGN)
+        _require_ok(folder, verify_folder(folder, work.settings.recon_allowed_signers))
         if not write_signature(folder, data, signature):
             raise Refused(
                 "report_not_intact", f"{folder} has another manifest by now; a stage ran meanwhile. Sign again."

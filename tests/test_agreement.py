@@ -249,10 +249,10 @@ def test_a_state_that_the_reports_do_not_tell_of_hides_nothing(applied, state) -
 
 
 def test_a_backfill_row_beside_those_of_the_report_is_found(applied) -> None:
-    """Filled, on a trade of the batch, and no live APPLIED audit row names it; a canceled one closes nothing."""
+    """Filled, on a trade of the batch, and owned by no known batch; a canceled one closes nothing."""
     applied.incident.row("BFILL-forged", "T1", "EXIT", "0.5", 70)
     applied.incident.row("BFILL-idle", "T1", "EXIT", "0.5", 70, status="canceled")
-    said = "BFILL-forged is filled on trade T1, and no live APPLIED audit row names it"
+    said = "BFILL-forged is filled on trade T1, and no live APPLIED audit row of a known batch names it"
     assert applied.failed() == {"order_rows": said}
 
 
@@ -526,3 +526,18 @@ def test_a_readers_detect_leaves_nothing_to_compare(incident: Incident, tmp_path
     audited.run(Stage.DETECT, 2)
     incident.tamper("DELETE FROM reconciliation_batches")
     assert "found none" in audited.failed()["database"]
+
+
+def test_an_audit_row_of_a_batch_that_does_not_exist_excuses_nothing(applied) -> None:
+    applied.incident.row("BFILL-forged", "T1", "EXIT", "0.5", 70)
+    applied.incident.sql(
+        "INSERT INTO reconciliation_backfill_audit (batch_id, profile_id, decision, backfill_order_id) "
+        "SELECT 'ghost', profile_id, 'APPLIED', 'BFILL-forged' FROM reconciliation_batches"
+    )
+    said = "BFILL-forged is filled on trade T1, and no live APPLIED audit row of a known batch names it"
+    assert applied.failed() == {"order_rows": said}
+    applied.incident.sql(
+        "INSERT INTO reconciliation_batches (batch_id, profile_id, state, created_at, created_by, updated_at, "
+        "updated_by) SELECT 'ghost', profile_id, 'applied', now(), 'x', now(), 'x' FROM reconciliation_batches"
+    )
+    assert applied.failed() == {}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 from collections.abc import Callable, Iterator
 
@@ -224,3 +225,48 @@ def test_later_stages_make_a_manifest_without_signature_and_the_batch_follows(in
     out = verify(kept)
     assert f"manifests/6.json is signed by {SIGNER}; manifest.json is signed by {OTHER}" in out
     assert "ok   state: the reports say rolled_back, the database rolled_back" in out
+
+
+def test_a_copy_of_another_batch_s_folder_is_not_signed(installed, kept) -> None:
+    other = keep(*installed, "copied", ("apply", "validate"))
+    shutil.rmtree(other.folder)
+    shutil.copytree(kept.folder, other.folder)
+    assert "batch 'validated', expected" in sign(other).refused("report_not_intact")
+    assert status(other)["state"] == "validated"
+    assert not (other.folder / "manifest.json.sig").exists()
+    assert "note: the folder is named 'copied', the batch 'validated'" in verify(other)
+    assert "note: the folder" not in verify(kept)
+
+
+def test_a_file_that_changes_while_a_person_signs_is_found_before_the_signature(kept, monkeypatch) -> None:
+    honest = sign_off.sign
+
+    def changing(*given):
+        replace_file(kept.folder / "01_detect.html", b"changed")
+        return honest(*given)
+
+    monkeypatch.setattr(sign_off, "sign", changing)
+    assert "01_detect.html was changed" in sign(kept).refused("report_not_intact")
+    assert status(kept)["state"] == "validated"
+    assert not (kept.folder / "manifest.json.sig").exists()
+
+
+def test_a_required_signature_that_was_taken_away_fails(kept) -> None:
+    found = {check.name: check for check in verify_folder(kept.folder, kept.keys.allowed, require_signature=True)}
+    assert not found["signature"].ok
+    assert "expected a signature of manifest.json" in found["signature"].detail
+    assert f"going by {kept.keys.allowed}" in found["signature"].detail
+    for answer in (
+        kept.console.inside("verify", str(kept.folder), "--require-signature"),
+        kept.console.but(RECON_REQUIRE_SIGNATURE="true").inside("verify", str(kept.folder)),
+    ):
+        assert answer.status == 1, answer
+        assert "FAIL signature: expected a signature" in answer.out
+    assert "ok   signature: not signed" in verify(kept)
+    assert sign(kept).status == 0
+    found = {check.name: check for check in verify_folder(kept.folder, kept.keys.allowed, require_signature=True)}
+    assert found["signature"].ok, found
+    unsigned = (kept.folder / "record/03_apply/approval.json.sig").exists() is False
+    assert found["approvals"].ok is not unsigned, found
+    blind = {check.name: check.ok for check in verify_folder(kept.folder, require_signature=True)}
+    assert (blind["signature"], blind["approvals"]) == (False, False)

@@ -121,7 +121,7 @@ def older_form(folder: Path, *, kept_at: bool = True) -> bytes:
 def test_a_folder_of_the_older_form_is_accepted_and_said_to_be_one(folder, kept_at) -> None:
     older_form(folder, kept_at=kept_at)
     checks = verify_folder(folder)
-    assert [check.name for check in checks] == OLDER
+    assert [check.name for check in checks] == [*OLDER, "signature"]
     assert failed(folder) == {}
     assert "it is of the older form" in checks[2].detail
     overwrite(folder / "01_detect.html", b"<p>a kinder page</p>")
@@ -291,3 +291,26 @@ def test_a_folder_of_another_profile_is_refused(folder) -> None:
     with pytest.raises(Refused) as caught:
         open_folder(folder, "another")
     assert caught.value.code == "batch_of_another_profile"
+
+
+def test_the_older_form_fails_where_a_signature_is_required(folder) -> None:
+    older_form(folder)
+    assert [check.ok for check in verify_folder(folder) if check.name == "signature"] == [True]
+    [found] = [check for check in verify_folder(folder, require_signature=True) if check.name == "signature"]
+    assert not found.ok
+    assert "the manifest is of the older form" in found.detail
+
+
+@pytest.mark.parametrize("name", ["manifest.json", "SHA256SUMS", "01_detect.ipynb", "01_detect.json"])
+@pytest.mark.parametrize("kind", ["link", "fifo"])
+def test_a_link_or_a_fifo_in_the_place_of_a_file_is_named(folder, tmp_path, name, kind) -> None:
+    moved = (folder / name).rename(tmp_path / "moved")
+    (folder / name).symlink_to(moved) if kind == "link" else os.mkfifo(folder / name)
+    said = failed(folder)["sums_match"]
+    assert said.startswith(f"{name} is a symbolic link" if kind == "link" else f"{name} is no regular file")
+
+
+@pytest.mark.parametrize("name", ["manifest.json", "01_detect.ipynb", "01_detect.json"])
+def test_json_that_is_nested_too_deeply_is_a_finding(folder, name) -> None:
+    overwrite(folder / name, b"[" * 200_000)
+    assert failed(folder)

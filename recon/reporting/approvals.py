@@ -15,6 +15,7 @@ from recon.agreement_audit import WRITTEN
 from recon.approval import NOT_SIGNED, NOT_VERIFIED
 from recon.domain import Check, Stage
 from recon.errors import ReconError, Refused
+from recon.reporting.chain import going_by
 from recon.reporting.names import RECORD, STEMS
 from recon.reporting.seal import SealReading
 from recon.signatures import PLAN, signer
@@ -24,8 +25,17 @@ ACTIONS = {"approval": "apply", "rollback_approval": "rollback"}
 """What each kind of approval must say that it releases."""
 
 
-def approvals_check(folder: Path, readings: Mapping[str, SealReading], allowed_signers: Path | None) -> Check:
-    """The kept approvals: signed by whom, of this batch, and the ones that the reports of the applies tell of."""
+def approvals_check(
+    folder: Path,
+    readings: Mapping[str, SealReading],
+    allowed_signers: Path | None,
+    *,
+    is_required: bool = False,
+) -> Check:
+    """The kept approvals: signed by whom, of this batch, and the ones that the reports of the applies tell of.
+
+    Where a signature `is_required`, one that is not signed, or cannot be verified, is a failure.
+    """
     told: dict[str, list[str]] = {}
     wrong: list[str] = []
     for path in sorted(folder.glob(f"{RECORD}/*/*approval.json")):
@@ -44,14 +54,21 @@ def approvals_check(folder: Path, readings: Mapping[str, SealReading], allowed_s
             told.setdefault(_signed(path, document, allowed_signers), []).append(name)
         except ReconError as error:
             wrong.append(f"{name}.sig does not sign {name}: {error.message}")
+    if is_required:
+        wrong += [
+            f"{', '.join(told[what])}: expected a verified signature, found: {what}. Find out who approved."
+            for what in (NOT_SIGNED, NOT_VERIFIED)
+            if what in told
+        ]
     good = "; ".join(f"{', '.join(names)}: {what}" for what, names in told.items())
-    return Check("approvals", not wrong, " ".join(wrong) or good or "no approval was kept")
+    used = going_by(allowed_signers) if wrong or good else ""
+    return Check("approvals", not wrong, (" ".join(wrong) or good or "no approval was kept") + used)
 
 
 def _document(path: Path) -> dict[str, Any] | None:
     try:
         document = json.loads(path.read_bytes())
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return None
     whole = (
         isinstance(document, dict)

@@ -53,8 +53,37 @@ def chain_findings(folder: Path, last: Manifest) -> Iterator[str]:
         before, previous = now, manifest.sha256
 
 
-def signature_check(folder: Path, last: Manifest, allowed_signers: Path | None) -> Check:
-    """By whom the manifest is signed, and each that it replaced; no signature is no failure, an invalid one is."""
+def signature_check(
+    folder: Path, last: Manifest | None, allowed_signers: Path | None, *, is_required: bool = False
+) -> Check:
+    """By whom the manifest is signed, and each that it replaced; an invalid signature is a failure.
+
+    None is a failure only where one `is_required`, as are one that cannot be verified, a manifest of the older form,
+    which carries none, and one that cannot be read (`last` is None).
+    """
+    if last is None or not last.is_statement:
+        what = "the manifest cannot be read" if last is None else "the manifest is of the older form"
+        told, wrong = [f"{NOT_SIGNED}: {what}"], []
+    else:
+        told, wrong = _signatures(folder, last, allowed_signers)
+    is_signed = last is not None and last.is_statement and (folder / SIGNATURE).is_file()
+    if is_required and not wrong and (allowed_signers is None or not is_signed):
+        wrong.append(
+            f"expected a signature of {MANIFEST} by one of the allowed signers, found: {'; '.join(told)}. Name whose "
+            "signatures count with RECON_ALLOWED_SIGNERS, and sign with `recon sign`; if it was signed before, find "
+            "out who took the signature away"
+        )
+        told = []
+    return Check("signature", not wrong, "; ".join([*wrong, *told]) + going_by(allowed_signers))
+
+
+def going_by(allowed_signers: Path | None) -> str:
+    """How a check names the file that says whose signatures count; empty when there is none."""
+    return f"; going by {allowed_signers}" if allowed_signers else ""
+
+
+def _signatures(folder: Path, last: Manifest, allowed_signers: Path | None) -> tuple[list[str], list[str]]:
+    """What is told of the signatures, and what is wrong with them."""
     told: list[str] = []
     wrong: list[str] = []
     for name in [*last.replaced, MANIFEST]:
@@ -71,7 +100,7 @@ def signature_check(folder: Path, last: Manifest, allowed_signers: Path | None) 
                 wrong.append(f"{signature.relative_to(folder)} does not sign {name}: {error.message}")
             except OSError as error:
                 wrong.append(f"{name} or its signature cannot be read: {error.strerror}")
-    return Check("signature", not wrong, "; ".join([*wrong, *told]))
+    return told, wrong
 
 
 def signed_files(folder: Path, last: Manifest) -> set[str] | None:

@@ -109,7 +109,7 @@ def parse(data: bytes, name: str) -> Manifest:
             is_statement,
             data,
         )
-    except (ValueError, KeyError, TypeError, AttributeError):
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         raise OSError(errno.EINVAL, f"{name} was changed and cannot be read") from None
 
 

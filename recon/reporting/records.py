@@ -121,5 +121,5 @@ def _is_whole(path: Path, number: int) -> bool:
 def _read_json(path: Path) -> object:
     try:
         return json.loads(path.read_bytes())
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return None

@@ -108,7 +108,7 @@ def load_notebook(path: Path) -> NotebookNode:
     captured: dict[str, Exception] = {}
     try:
         notebook: NotebookNode = nbformat.read(path, 4, captured)  # type: ignore[no-untyped-call]
-    except (nbformat.ValidationError, KeyError, TypeError, AttributeError) as error:
+    except (nbformat.ValidationError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise ValueError(str(error)) from None
     if captured:
         raise ValueError(str(captured))

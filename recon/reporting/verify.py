@@ -16,11 +16,13 @@ from recon.reporting.names import (
     EVIDENCE,
     INDEX,
     MANIFEST,
+    MANIFEST_FILE,
     MANIFESTS,
     RECORD,
     SIGNATURE,
     STAGES,
     SUMS,
+    parts,
     report_files,
     sha256,
 )
@@ -34,17 +36,21 @@ SUM_LINE = re.compile(
 """A line of SHA256SUMS as coreutils writes it, for a file in the folder itself or in one of its known subfolders."""
 
 
-def verify_folder(directory: Path, allowed_signers: Path | None = None) -> list[Check]:
+def verify_folder(
+    directory: Path, allowed_signers: Path | None = None, *, require_signature: bool = False
+) -> list[Check]:
     """The checks of a report folder, each naming the files that fail it.
 
     `sums_match` (every listed file is there and unchanged), `nothing_unlisted`, `manifest_agrees`,
     `notebooks_sealed` (each report executed to its end, without error, and sealed), `json_equals_seal`,
     `one_batch` (one profile and batch throughout), and unless the manifest is of the older form `records_agree`
-    (each run's record is as the manifest tells), `manifests_chained`, `approvals` and `signature`. The last two
-    say by whom, going by the file `allowed_signers`.
+    (each run's record is as the manifest tells), `manifests_chained` and `approvals`; and `signature`. The last two
+    say by whom, going by the file `allowed_signers`; they fail without a verified signature if `require_signature`.
     """
     if not directory.is_dir():
         return [Check("sums_match", False, f"{directory} is not a folder. Name the report folder of a batch.")]
+    if irregular := _irregular(directory):
+        return [Check("sums_match", False, " ".join(irregular))]
     listed = _read_sums(directory / SUMS)
     if listed is None:
         return [Check("sums_match", False, f"{SUMS} is missing or malformed, so nothing here can be verified.")]
@@ -67,13 +73,18 @@ def verify_folder(directory: Path, allowed_signers: Path | None = None) -> list[
         _check("manifest_agrees", agreeing, disagreeing),
         _check("notebooks_sealed", "every report ran to its end and is sealed", _unsealed(readings)),
         _check("json_equals_seal", "every JSON file equals its notebook's seal", _unequal(directory, readings)),
-        _check("one_batch", "all reports belong to one batch of one profile", _foreign(manifest, readings)),
-        *(_statement_checks(directory, manifest, readings, allowed_signers) if manifest else ()),
+        _check("one_batch", _belonging(directory, manifest), _foreign(manifest, readings)),
+        *(_statement_checks(directory, manifest, readings, allowed_signers, require_signature) if manifest else ()),
+        signature_check(directory, manifest, allowed_signers, is_required=require_signature),
     ]
 
 
 def _statement_checks(
-    directory: Path, manifest: Manifest, readings: dict[str, SealReading], allowed_signers: Path | None
+    directory: Path,
+    manifest: Manifest,
+    readings: dict[str, SealReading],
+    allowed_signers: Path | None,
+    require_signature: bool,
 ) -> Iterator[Check]:
     """What can be asked of a manifest that is a Statement."""
     if not manifest.is_statement:
@@ -82,12 +93,24 @@ def _statement_checks(
     yield _check("records_agree", recorded, list(record_findings(directory, manifest)))
     chained = f"each manifest follows the one that it replaced, {len(manifest.replaced)} before this one"
     yield _check("manifests_chained", chained, list(chain_findings(directory, manifest)))
-    yield approvals_check(directory, readings, allowed_signers)
-    yield signature_check(directory, manifest, allowed_signers)
+    yield approvals_check(directory, readings, allowed_signers, is_required=require_signature)
 
 
 def _check(name: str, good: str, findings: Sequence[str]) -> Check:
     return Check(name, not findings, " ".join(findings) if findings else f"As expected, {good}.")
+
+
+def _irregular(directory: Path) -> list[str]:
+    """What must not even be opened: a link in the place of a file of the folder, and what is no file (a FIFO)."""
+    found = []
+    for path in sorted(directory.rglob("*")):
+        name = path.relative_to(directory).as_posix()
+        own = name in (SUMS, MANIFEST, SIGNATURE) or parts(name) or MANIFEST_FILE.fullmatch(name)
+        if path.is_symlink() and own:
+            found.append(f"{name} is a symbolic link, expected a regular file; put the file itself back.")
+        elif not path.is_file() and not path.is_dir():
+            found.append(f"{name} is no regular file; find out who put it there.")
+    return found
 
 
 def _read_sums(path: Path) -> dict[str, str] | None:
@@ -145,8 +168,16 @@ def _unequal(directory: Path, readings: dict[str, SealReading]) -> list[str]:
 def _saved(notebook: Path) -> object:
     try:
         return json.loads(notebook.with_suffix(".json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return None
+
+
+def _belonging(directory: Path, manifest: Manifest | None) -> str:
+    """What holds of an untouched folder; a copy under another name is as good, and said to be one."""
+    good = "all reports belong to one batch of one profile"
+    if manifest is None or directory.resolve().name == manifest.batch_id:
+        return good
+    return f"{good}; note: the folder is named {directory.resolve().name!r}, the batch {manifest.batch_id!r}"
 
 
 def _foreign(manifest: Manifest | None, readings: dict[str, SealReading]) -> list[str]:
