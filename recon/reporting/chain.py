@@ -61,9 +61,10 @@ def signature_check(
     None is a failure only where one `is_required`, as are one that cannot be verified, a manifest of the older form,
     which carries none, and one that cannot be read (`last` is None).
     """
+    wrong: list[str] = []
     if last is None or not last.is_statement:
         what = "the manifest cannot be read" if last is None else "the manifest is of the older form"
-        told, wrong = [f"{NOT_SIGNED}: {what}"], []
+        told = [f"{NOT_SIGNED}: {what}"]
     else:
         told, wrong = _signatures(folder, last, allowed_signers)
     is_signed = last is not None and last.is_statement and (folder / SIGNATURE).is_file()
