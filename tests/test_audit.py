@@ -10,10 +10,10 @@ import pytest
 import sqlalchemy as sa
 from incidents import EXTENDED, NOW, Incident, at
 
-from recon import audit
-from recon.audit import Mismatch
+from recon import audit, events
 from recon.database import transaction
 from recon.domain import Reason, Verdict
+from recon.events import Mismatch
 from recon.identity import backfill_order_id
 
 RUNBOOK = (
@@ -276,7 +276,7 @@ def test_two_that_look_at_once_write_one_event(incident: Incident) -> None:
 
     def record(connection: sa.Connection) -> int:
         throttle = timedelta(minutes=5)
-        return audit.record_events(connection, "main", "b", mismatch, throttle=throttle, now=NOW)
+        return events.record_events(connection, "main", "b", mismatch, throttle=throttle, now=NOW)
 
     def second() -> None:
         with transaction(incident.engine) as connection:

@@ -6,11 +6,12 @@ from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from datetime import datetime, timedelta
 
-from recon import audit, batches
+from recon import batches, events
 from recon.batches import Action
 from recon.database import transaction
 from recon.domain import Cell, Check, OrderRow, Snapshot, Stage, StageResult, Table, Verdict, Wanted
 from recon.errors import ReconError
+from recon.events import Mismatch
 from recon.identity import canonical_symbol
 from recon.lifecycles import build_lifecycles
 from recon.orders import OpenLifecycle
@@ -71,11 +72,11 @@ def detect(work: Workspace, profile_id: str, batch_id: str) -> StageResult:
 
 
 def _record(
-    work: Workspace, profile_id: str, batch_id: str, found: Sequence[audit.Mismatch], now: datetime, unread: str
+    work: Workspace, profile_id: str, batch_id: str, found: Sequence[Mismatch], now: datetime, unread: str
 ) -> Check:
     """Open the batch and write the events; a login that may only read leaves both, and says so."""
     with transaction(work.engine) as connection:
-        if not audit.may_record(connection):
+        if not events.may_record(connection):
             return Check(
                 "events_recorded",
                 False,
@@ -83,7 +84,7 @@ def _record(
             )
         batch = batches.open_batch(connection, batch_id, profile_id, actor=work.actor, now=now)
         throttle = timedelta(milliseconds=work.settings.exchange_state_mismatch_throttle_ms)
-        written = audit.record_events(connection, profile_id, batch_id, found, throttle=throttle, now=now)
+        written = events.record_events(connection, profile_id, batch_id, found, throttle=throttle, now=now)
         batches.save(connection, batch, actor=work.actor, now=now)
     if unread:
         return Check("events_recorded", True, "nothing was compared, so no event was written")
@@ -128,7 +129,7 @@ def _lifecycles(still_open: Sequence[OpenLifecycle], facts: Facts) -> Table:
     )
 
 
-def _mismatches(found: Sequence[audit.Mismatch], unread: str) -> Table:
+def _mismatches(found: Sequence[Mismatch], unread: str) -> Table:
     rows = tuple((m.symbol, m.db_open_qty, m.exchange_qty) for m in found)
     return Table(
         "Where table and exchange disagree",

@@ -8,8 +8,8 @@ from decimal import Decimal
 
 from sqlalchemy.engine import Connection
 
-from recon.audit import Mismatch
 from recon.domain import Side, Snapshot, Wanted
+from recon.events import Mismatch
 from recon.identity import canonical_symbol
 from recon.lifecycles import Lifecycle, build_lifecycles
 from recon.orders import Orders

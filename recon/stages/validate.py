@@ -11,7 +11,7 @@ from typing import Any
 
 from sqlalchemy.engine import Connection
 
-from recon import audit, batches
+from recon import audit, batches, events
 from recon.allocation import TradeKey
 from recon.approval import signature_told
 from recon.batches import Action, Batch
@@ -82,7 +82,7 @@ def validate(work: Workspace, profile_id: str, batch_id: str) -> StageResult:
         throttle = timedelta(milliseconds=work.settings.exchange_state_mismatch_throttle_ms)
         disagreeing = list(mismatches(found.net, snapshot).values())
         held = batches.load(connection, batch_id, profile_id, lock=True)
-        audit.record_events(connection, profile_id, batch_id, disagreeing, throttle=throttle, now=now)
+        events.record_events(connection, profile_id, batch_id, disagreeing, throttle=throttle, now=now)
         batches.save(connection, held.moved(Action.VALIDATE if passed else Action.REFUTE), actor=work.actor, now=now)
     result = StageResult(
         Stage.VALIDATE,
@@ -149,7 +149,7 @@ def _read(connection: Connection, orders: Orders, batch: Batch, snapshot: Snapsh
         changed_trades=_changed(plan, digests),
         net=net_positions(build_lifecycles(facts.rows).values()),
         counts=audit.decision_counts(connection, profile_id, batch.batch_id),
-        events=audit.event_counts(connection, profile_id, batch.created_at),
+        events=events.event_counts(connection, profile_id, batch.created_at),
         now=now,
     )
 
