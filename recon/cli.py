@@ -228,7 +228,7 @@ def sign_command(batch_id: str, key: Path, by: str | None, as_json: bool) -> Non
     type=click.Path(path_type=Path),
     help="Whose signatures count, in place of RECON_ALLOWED_SIGNERS.",
 )
-@click.option("--require-signature", is_flag=True, help="Fail unless it is signed, as RECON_REQUIRE_SIGNATURE does.")
+@click.option("--require-signature", is_flag=True, help="Fail unless the report and its approvals are signed.")
 @as_json
 def verify_command(directory: Path, allowed_signers: Path | None, require_signature: bool, as_json: bool) -> None:
     """Check that a report folder is untouched, by whom it is signed, and that the database agrees with it.
@@ -243,8 +243,8 @@ def verify_command(directory: Path, allowed_signers: Path | None, require_signat
     """
     settings = load_settings()
     allowed = allowed_signers or settings.recon_allowed_signers
-    required = require_signature or settings.recon_require_signature
-    checks = verify_folder(directory, allowed, require_signature=required)
+    signed = settings.recon_require_signature
+    checks = verify_folder(directory, allowed, require_signature=require_signature, require_approvals=signed)
     if all(check.ok for check in checks):
         checks += database_checks(settings, directory)
     _report_checks(checks, as_json)

@@ -155,7 +155,7 @@ def explain(error: DBAPIError) -> ReconError:
         return Refused(
             "statement_timeout", f"A statement took too long and was canceled ({said}). Nothing was written."
         )
-    if state == CHECK_OPTION_VIOLATED or (_constraint(error) or "").startswith("reconciliation_"):
+    if state == CHECK_OPTION_VIOLATED or (_rule(error) or "").startswith("reconciliation_"):
         return Refused(
             "door_closed",
             f"The database itself refused what no approved plan allows: {said}. Nothing was written. If the plan is "
@@ -186,9 +186,10 @@ def sqlstate(error: DBAPIError) -> str | None:
     return getattr(error.orig, "sqlstate", None)
 
 
-def _constraint(error: DBAPIError) -> str | None:
-    """The constraint that a driver error names; recon's own triggers name their rule so."""
-    return getattr(getattr(error.orig, "diag", None), "constraint_name", None)
+def _rule(error: DBAPIError) -> str | None:
+    """The rule that one of recon's triggers names as a constraint, without a table, which a constraint proper has."""
+    told = getattr(error.orig, "diag", None)
+    return None if told is None or told.table_name else told.constraint_name
 
 
 def is_passing(error: DBAPIError) -> bool:

@@ -111,7 +111,7 @@ def _signable(engine: Engine, batch_id: str) -> Batch:
 def _require_intact(settings: Settings, folder: Path, allowed: Path | None, batch: Batch) -> None:
     """The folder is that of the batch, holds by itself and against the database, and stayed as it was meanwhile."""
     before = _manifest_bytes(folder)
-    checks = verify_folder(folder, allowed)
+    checks = verify_folder(folder, allowed, require_approvals=settings.recon_require_signature)
     if all(check.ok for check in checks):
         _require_owner(folder, batch)
         checks += database_checks(settings, folder, signing=True)

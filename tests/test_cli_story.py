@@ -227,11 +227,11 @@ def test_verify_finds_who_ran_a_stage_and_who_approved_it_in_the_report(story) -
     words = ("verify", str(story.folder))
     table, own = "reconciliation_backfill_audit", f"batch_id = '{BATCH}'"
     for decision, actor in (("DRY_RUN", "tester"), ("APPLIED", "tester"), ("PENDING_APPLY", "a reviewer")):
-        story.incident.sql(f"UPDATE {table} SET actor = 'mallory' WHERE {own} AND decision = '{decision}'")
+        story.incident.tamper(f"UPDATE {table} SET actor = 'mallory' WHERE {own} AND decision = '{decision}'")
         answer = story.console.inside(*words)
         assert f"FAIL audit_rows: {decision} BFILL-" in answer.out
         assert f" has actor mallory, reported {actor}" in answer.out
-        story.incident.sql(f"UPDATE {table} SET actor = '{actor}' WHERE {own} AND decision = '{decision}'")
+        story.incident.tamper(f"UPDATE {table} SET actor = '{actor}' WHERE {own} AND decision = '{decision}'")
     assert story.console.inside(*words).status == 0
 
 

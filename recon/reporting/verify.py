@@ -37,7 +37,11 @@ SUM_LINE = re.compile(
 
 
 def verify_folder(
-    directory: Path, allowed_signers: Path | None = None, *, require_signature: bool = False
+    directory: Path,
+    allowed_signers: Path | None = None,
+    *,
+    require_signature: bool = False,
+    require_approvals: bool = False,
 ) -> list[Check]:
     """The checks of a report folder, each naming the files that fail it.
 
@@ -45,7 +49,8 @@ def verify_folder(
     `notebooks_sealed` (each report executed to its end, without error, and sealed), `json_equals_seal`,
     `one_batch` (one profile and batch throughout), and unless the manifest is of the older form `records_agree`
     (each run's record is as the manifest tells), `manifests_chained` and `approvals`; and `signature`. The last two
-    say by whom, going by the file `allowed_signers`; they fail without a verified signature if `require_signature`.
+    say by whom, going by the file `allowed_signers`. They fail without a verified signature if `require_signature`,
+    approvals alone if `require_approvals`.
     """
     if not directory.is_dir():
         return [Check("sums_match", False, f"{directory} is not a folder. Name the report folder of a batch.")]
@@ -74,7 +79,11 @@ def verify_folder(
         _check("notebooks_sealed", "every report ran to its end and is sealed", _unsealed(readings)),
         _check("json_equals_seal", "every JSON file equals its notebook's seal", _unequal(directory, readings)),
         _check("one_batch", _belonging(directory, manifest), _foreign(manifest, readings)),
-        *(_statement_checks(directory, manifest, readings, allowed_signers, require_signature) if manifest else ()),
+        *(
+            _statement_checks(directory, manifest, readings, allowed_signers, require_signature or require_approvals)
+            if manifest
+            else ()
+        ),
         signature_check(directory, manifest, allowed_signers, is_required=require_signature),
     ]
 
@@ -84,7 +93,7 @@ def _statement_checks(
     manifest: Manifest,
     readings: dict[str, SealReading],
     allowed_signers: Path | None,
-    require_signature: bool,
+    require_approvals: bool,
 ) -> Iterator[Check]:
     """What can be asked of a manifest that is a Statement."""
     if not manifest.is_statement:
@@ -93,7 +102,7 @@ def _statement_checks(
     yield _check("records_agree", recorded, list(record_findings(directory, manifest)))
     chained = f"each manifest follows the one that it replaced, {len(manifest.replaced)} before this one"
     yield _check("manifests_chained", chained, list(chain_findings(directory, manifest)))
-    yield approvals_check(directory, readings, allowed_signers, is_required=require_signature)
+    yield approvals_check(directory, readings, allowed_signers, is_required=require_approvals)
 
 
 def _check(name: str, good: str, findings: Sequence[str]) -> Check:
