@@ -19,7 +19,7 @@ from incidents import Incident
 from recon import cli
 from recon.domain import BATCH_REASONS
 from recon.interrupts import INTERRUPTS
-from recon.reporting import runner
+from recon.reporting import describe
 from recon.reporting.render import render
 from recon.reporting.verify import verify_folder
 
@@ -258,7 +258,7 @@ def test_an_interrupt_while_the_report_is_saved_says_committed_and_leaves_it_who
         os.kill(os.getpid(), signal.SIGINT)
         return render(*arguments)
 
-    monkeypatch.setattr(runner, "render", interrupted)
+    monkeypatch.setattr(describe, "render", interrupted)
     answer = console.inside(*killer.words)
     assert (answer.status, answer.json) == (
         1,

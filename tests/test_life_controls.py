@@ -24,6 +24,7 @@ from recon.orders import Orders
 from recon.pause import PauseState
 from recon.stages import apply as apply_stage
 from recon.stages import dry_run as dry_run_stage
+from recon.stages import rollback as rollback_stage
 from recon.stages.gather import gather
 
 Script = Callable[[Life], object]
@@ -129,26 +130,33 @@ def applied_after_rollback(life: Life) -> None:
 # Recon with one promise taken out
 
 
+def instead(target: object, name: str, made: Callable[[Any], object]) -> Mutation:
+    """`made` of what is there stands in its place."""
+    return lambda patch: patch.setattr(target, name, made(getattr(target, name)))
+
+
 def rogue(state: str, sql: str) -> Mutation:
     """Whoever moves a batch to the state runs this too, in the same transaction, after every check of recon's own."""
 
-    def mutate(patch: pytest.MonkeyPatch) -> None:
-        save = batches.save
+    def ends(body: Any) -> Any:
+        def runs(work: Any, held: Any, *given: Any) -> Any:
+            done = body(work, held, *given)
+            held.connection.exec_driver_sql(sql)
+            return done
 
-        def saves(connection: Any, batch: Any, **given: Any) -> Any:
+        return runs
+
+    def saves(save: Any) -> Any:
+        def made(connection: Any, batch: Any, **given: Any) -> Any:
             saved = save(connection, batch, **given)
             if batch.state == state:
                 connection.exec_driver_sql(sql)
             return saved
 
-        patch.setattr(batches, "save", saves)
+        return made
 
-    return mutate
-
-
-def instead(target: object, name: str, made: Callable[[Any], object]) -> Mutation:
-    """`made` of what is there stands in its place."""
-    return lambda patch: patch.setattr(target, name, made(getattr(target, name)))
+    bodies = {"applied": (apply_stage, "_write"), "rolled_back": (rollback_stage, "_roll_back")}
+    return instead(*bodies[state], ends) if state in bodies else instead(batches, "save", saves)
 
 
 def audit_apart(append: Any) -> Any:
