@@ -160,7 +160,13 @@ def _guard_batches(clock: str) -> str:
         RAISE EXCEPTION 'a plan is approved by an approval of its own'
             USING ERRCODE = '23514', CONSTRAINT = 'reconciliation_batch_approval';
     END IF;
-    IF NEW.rollback_approval IS DISTINCT FROM OLD.rollback_approval THEN
+{_rollback_rule()}    RETURN NEW;""",
+    )
+
+
+def _rollback_rule() -> str:
+    """Only the approver approves a rollback, and only that of a live batch."""
+    return f"""    IF NEW.rollback_approval IS DISTINCT FROM OLD.rollback_approval THEN
         IF NOT pg_has_role('{Role.APPROVER.value}', 'USAGE') THEN
             RAISE EXCEPTION '% may not approve', current_user USING ERRCODE = '42501';
         END IF;
@@ -169,8 +175,7 @@ def _guard_batches(clock: str) -> str:
                 USING ERRCODE = '23514', CONSTRAINT = 'reconciliation_batch_rollback';
         END IF;
     END IF;
-    RETURN NEW;""",
-    )
+"""
 
 
 def _never() -> str:
