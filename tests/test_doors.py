@@ -353,3 +353,18 @@ def test_a_member_who_inherits_nothing_is_told_what_became_of_a_commit(guarded: 
         xid = connection.exec_driver_sql("SELECT pg_current_xact_id()::text").scalar_one()
         batch = batches.load(connection, guarded.batch)
     assert _ask(engine, batch, Action.APPLY, xid) is Outcome.COMMITTED
+
+
+def test_doctor_tells_a_door_that_was_dropped(guarded: Incident) -> None:
+    """Some doors are worse than none: their roles could no longer do their work. The control is all, then none."""
+
+    def told() -> tuple[bool, str]:
+        with transaction(guarded.engine, read_only=True) as connection:
+            return doors(connection)
+
+    assert told()[0]
+    guarded.sql("DROP VIEW reconciliation_door_insert")
+    wanted = "expected all four doors, found no reconciliation_door_insert; run `recon init --roles`."
+    assert told() == (False, wanted)
+    guarded.sql("DROP VIEW reconciliation_door_lock, reconciliation_door_reinstate, reconciliation_door_cancel")
+    assert (told()[0], told()[1].startswith("none: ")) == (True, True)

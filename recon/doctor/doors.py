@@ -6,8 +6,8 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
 from recon.doctor.asking import Finding
-from recon.doors.access import exist, is_member, protection
-from recon.doors.names import INSERT, OWNER, Role
+from recon.doors.access import is_member, protection
+from recon.doors.names import CANCEL, INSERT, LOCK, OWNER, REINSTATE, Role
 from recon.orders import Orders
 
 WORK = {
@@ -22,7 +22,10 @@ WORK = {
 
 def doors(connection: Connection) -> Finding:
     """What this login may do through the doors; without them its rights on `orders` decide."""
-    if not exist(connection):
+    missing = [name for name in (LOCK, INSERT, REINSTATE, CANCEL) if not _is_there(connection, name)]
+    if 0 < len(missing) < 4:
+        return False, f"expected all four doors, found no {', '.join(missing)}; run `recon init --roles`."
+    if missing:
         return True, "none: this login's own rights on orders decide; `recon init --roles` makes them"
     if not _reads_orders(connection):
         return False, "expected doors that read today's orders, found them on another table; run `recon init --roles`."
@@ -41,6 +44,10 @@ def doors(connection: Connection) -> Finding:
     told = ", ".join(f"{role} ({WORK[role]})" for role in have)
     around = "; it could also go around them by rights of its own on orders" if protection(connection).around else ""
     return True, f"in force; this login has {told}{around}"
+
+
+def _is_there(connection: Connection, name: str) -> bool:
+    return bool(connection.execute(sa.select(sa.func.to_regclass(name).is_not(None))).scalar_one())
 
 
 def _reads_orders(connection: Connection) -> bool:

@@ -10,6 +10,7 @@ from sqlalchemy.engine import Connection
 from recon import audit
 from recon.doctor.asking import Finding
 from recon.doors.access import exist
+from recon.doors.roles import default_sequences
 from recon.errors import ReconError
 
 RIGHTS = {
@@ -42,20 +43,10 @@ def privileges(connection: Connection) -> Finding:
 
 
 def _closed_sequences(connection: Connection) -> list[str]:
-    """Sequences in a default of `orders` that this user may not draw from; an identity column asks for no right."""
-    query = sa.text(
-        """
-        SELECT DISTINCT sequence.oid::regclass::text
-        FROM pg_attrdef
-        JOIN pg_depend ON pg_depend.classid = 'pg_attrdef'::regclass AND pg_depend.objid = pg_attrdef.oid
-        AND refclassid = 'pg_class'::regclass
-        JOIN pg_class AS sequence ON sequence.oid = refobjid
-        WHERE adrelid = to_regclass('orders')
-        AND CASE relkind WHEN 'S' THEN NOT has_sequence_privilege(sequence.oid, 'USAGE, UPDATE') END
-        ORDER BY 1
-        """
-    )
-    return list(connection.execute(query).scalars())
+    """Sequences in a default of `orders` that this user may not draw from."""
+    may_draw = sa.text("SELECT has_sequence_privilege(:name, 'USAGE, UPDATE')")
+    names = default_sequences(connection, "orders")
+    return [name for name in names if not connection.execute(may_draw, {"name": name}).scalar_one()]
 
 
 def row_security(connection: Connection) -> Finding:

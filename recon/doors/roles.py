@@ -79,7 +79,7 @@ def role_statements(connection: Connection, clock: str = CLOCK) -> list[str]:
         *(
             f"GRANT USAGE ON SEQUENCE {name} TO {', '.join(roles)}"
             for table, roles in _INSERTING.items()
-            for name in _sequences(connection, table)
+            for name in default_sequences(connection, table)
         ),
         f"REVOKE CREATE ON SCHEMA {own} FROM {OWNER}",
         f"REVOKE {OWNER} FROM CURRENT_USER",
@@ -158,8 +158,11 @@ def _hand_over(connection: Connection) -> list[str]:
     return [f"ALTER TABLE {name} OWNER TO {OWNER}" for name in names]
 
 
-def _sequences(connection: Connection, table: str) -> list[str]:
-    """The sequences from which defaults of the table draw, but not those of identity columns, which need no right."""
+def default_sequences(connection: Connection, table: str) -> list[str]:
+    """The sequences from which defaults of the table draw, but not those of identity columns, which need no right.
+
+    Reads only.
+    """
     query = sa.text(
         """
         SELECT DISTINCT sequence.oid::regclass::text
