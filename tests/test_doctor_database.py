@@ -323,7 +323,8 @@ def test_a_transaction_that_writes_is_told_and_fails_only_once_it_lasts(ready, m
     with held(ready, WRITING) as process:
         found = checks(settings(ready))
         assert failed(found) == []
-        assert re.search(rf"process {process}, idle in transaction, has RowExclusiveLock for \d+ s", found["locks"].detail)
+        told = rf"process {process}, idle in transaction, has RowExclusiveLock for \d+ s"
+        assert re.search(told, found["locks"].detail)
         monkeypatch.setattr(locks, "PATIENCE", 0.2)
         time.sleep(0.3)
         found = checks(settings(ready))
