@@ -105,7 +105,7 @@ class _Comparison:
         if batch.state is None:
             yield Check("database", False, f"expected batch {batch.batch_id}, found none; is this the right database?")
             return
-        note = place_note(self.connection, last_run(self.manifest)) if self.manifest else ""
+        note = place_note(self.connection, batch, last_run(self.manifest)) if self.manifest else ""
         yield Check("database", True, f"batch {batch.batch_id} is {batch.state.value}{note}")
         if self.told:
             yield self._state(batch.state)

@@ -22,7 +22,7 @@ from recon.domain import Check, Decision, Stage, State
 from recon.doors.access import protection
 from recon.kept_rows import Row, audit_rows, by_id, named, order_columns, order_rows
 from recon.orders import Orders
-from recon.record import AUDIT, ORDERS, approval_files, cells, database_identity, named_ids
+from recon.record import AUDIT, ORDERS, approval_files, cells, database_identity, named_ids, stamps
 from recon.reporting.manifest import Manifest
 from recon.reporting.names import RECORD, order
 from recon.reporting.records import kept_rows
@@ -55,10 +55,11 @@ def last_run(manifest: Manifest) -> LastRun | None:
     return max(read, key=lambda run: (run.facts["read_at"], order(run.report)), default=None)
 
 
-def place_note(connection: Connection, last: LastRun | None) -> str:
-    """What to say when this is another database than the one that the last run saw, or guarded otherwise.
+def place_note(connection: Connection, batch: Batch, last: LastRun | None) -> str:
+    """What to say when this is another database than the one that the last run saw, or guarded or stamped otherwise.
 
-    A restored backup is another; doors are made anew when `orders` changes. Neither is wrong by itself.
+    A restored backup is another; doors are made anew when `orders` changes; a stage may have run and be kept in another
+    folder. None of it is wrong by itself.
     """
     if last is None:
         return ""
@@ -70,6 +71,8 @@ def place_note(connection: Connection, last: LastRun | None) -> str:
     recorded = (last.facts.get("protection") or {}).get("digest")
     if recorded is not None and recorded != (found := protection(connection).digest):
         notes.append(f"its doors and triggers have digest {found}, recorded {recorded}")
+    if batch.state == last.facts["state"] and (stamped := _stamped_since(batch, last.facts["stamps"])):
+        notes.append(f"the batch has {stamped}")
     return f"; note: {'; '.join(notes)}" if notes else ""
 
 
@@ -106,7 +109,8 @@ def record_checks(
     ids = named_ids(batch, now) | {order_id for order_id in kept if order_id}
     there = order_rows(connection, orders, batch.profile_id, ids)
     shared = _touched_by_others(connection, batch, ids)
-    yield _orders_check(last, kept, by_id(order_columns(orders), there), shared)
+    gone = [name for name in columns if name not in order_columns(orders)]
+    yield _orders_check(last, kept, by_id(order_columns(orders), there), gone, shared)
     yield _batch_check(last, batch, folder)
 
 
@@ -141,16 +145,19 @@ def _orders_check(
     last: LastRun,
     kept: Mapping[str | None, Mapping[str, str | None]],
     now: Mapping[str | None, Mapping[str, str | None]],
+    gone: Sequence[str],
     shared: set[str],
 ) -> Check:
     """A row that another batch touched last may have another status; that batch's own report answers for it."""
     wrong = []
+    if gone:
+        wrong.append(f"orders no longer has the column{'s' * (len(gone) > 1)} {', '.join(gone)}")
     for order_id, cells_then in kept.items():
         found = now.get(order_id)
         if found is None:
             wrong.append(f"{order_id} is missing")
             continue
-        left_out = ("status", "updated_at") if order_id in shared else ()
+        left_out = (*gone, *(("status", "updated_at") if order_id in shared else ()))
         compared = {name: cell for name, cell in cells_then.items() if name not in left_out}
         if differing := _differences(compared, found):
             wrong.append(f"{order_id} has {differing}")
@@ -164,7 +171,7 @@ def _batch_check(last: LastRun, batch: Batch, folder: Path) -> Check:
     """Once applied, the plan, the scope and the approval of a batch stay as they were, to the last byte."""
     told, found = last.facts["cells"], cells(batch)
     settled = last.facts["state"] in SETTLED
-    compared = tuple(told) if settled else ("created_at",)
+    compared = tuple(told) if settled else ("created_at", "created_by")
     wrong = [f"the batch's {name} is not what it was" for name in compared if told[name] != found[name]]
     approvals = approval_files(batch)
     for name in ("approval.json", "rollback_approval.json"):
@@ -175,6 +182,14 @@ def _batch_check(last: LastRun, batch: Batch, folder: Path) -> Check:
                 wrong.append(f"the batch's {file} is not that of {last.folder}")
     good = f"as in {last.folder}: {', '.join(compared)}{' and approvals' if settled else ''}"
     return Check("recorded_batch", not wrong, "; ".join(wrong) or good)
+
+
+def _stamped_since(batch: Batch, recorded: Mapping[str, str | None]) -> str:
+    """The stamps of the batch that are not as recorded, if it is not its rollback that was approved since."""
+    now = stamps(batch)
+    if (batch.rollback_approval or {}).get("approved_at") == now["updated_at"]:
+        return ""
+    return _differences(recorded, now)
 
 
 def _touched_by_others(connection: Connection, batch: Batch, ids: set[str]) -> set[str]:

@@ -93,6 +93,7 @@ class Batch:
     approval: dict[str, Any] | None = None
     rollback_approval: dict[str, Any] | None = None
     created_at: datetime | None = None
+    created_by: str | None = None
     updated_at: datetime | None = None
     updated_by: str | None = None
     changed: frozenset[str] = frozenset()
@@ -242,6 +243,7 @@ def _batch(row: Any) -> Batch:
         approval=row["approval"],
         rollback_approval=row["rollback_approval"],
         created_at=row["created_at"],
+        created_by=row["created_by"],
         updated_at=row["updated_at"],
         updated_by=row["updated_by"],
     )

@@ -13,7 +13,6 @@ from decimal import Decimal, InvalidOperation
 
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
-from sqlalchemy.sql.elements import ColumnElement
 
 from recon.audit import audit_table
 from recon.identity import canonical_decimal, canonical_time
@@ -35,21 +34,24 @@ _CELL = re.compile(r'(?:"((?:[^"]|"")*)")?([,\n])')
 def audit_rows(connection: Connection, profile_id: str, batch_id: str) -> list[Row]:
     """Every audit row of the batch with all columns, sorted; reads only."""
     table = audit_table.c
-    cells = [_cell(table[name], name) for name in AUDIT_COLUMNS]
+    cells = [sa.cast(table[name], sa.Text) for name in AUDIT_COLUMNS]
     query = sa.select(*cells).where(table.profile_id == profile_id, table.batch_id == batch_id)
     return _canonical(AUDIT_COLUMNS, connection.execute(query))
 
 
 def order_columns(orders: Orders) -> tuple[str, ...]:
-    """The columns of `orders` that recon knows and this table has."""
-    return (*REQUIRED, *(name for name in OPTIONAL if name in orders.table.c))
+    """Every column of `orders`: those that recon knows, then the others as the table has them."""
+    known = (*REQUIRED, *(name for name in OPTIONAL if name in orders.table.c))
+    return (*known, *(column.name for column in orders.table.c if column.name not in known))
 
 
 def order_rows(connection: Connection, orders: Orders, profile_id: str, order_ids: Collection[str]) -> list[Row]:
     """The profile's rows of these ids with those columns, sorted; reads only."""
     columns, table = order_columns(orders), orders.table.c
     naive = set(orders.naive_times)
-    cells = [_cell(sa.func.timezone("UTC", table[name]) if name in naive else table[name], name) for name in columns]
+    cells = [
+        sa.cast(sa.func.timezone("UTC", table[name]) if name in naive else table[name], sa.Text) for name in columns
+    ]
     wanted = sa.cast(sa.literal(sorted(order_ids), sa.ARRAY(sa.Text)), sa.ARRAY(sa.Text))
     query = sa.select(*cells).where(orders.profile(profile_id), sa.cast(table.order_id, sa.Text) == sa.any_(wanted))
     return _canonical(columns, connection.execute(query))
@@ -91,10 +93,6 @@ def sorted_rows(rows: Iterable[Row]) -> list[Row]:
 
 def _quoted(cell: str | None) -> str:
     return "" if cell is None else '"' + cell.replace('"', '""') + '"'
-
-
-def _cell(column: ColumnElement[object], name: str) -> ColumnElement[str]:
-    return sa.cast(sa.cast(column, sa.Numeric) if name in AMOUNTS else column, sa.Text)
 
 
 def _canonical(columns: Sequence[str], found: Iterable[Sequence[str | None]]) -> list[Row]:

@@ -46,6 +46,7 @@ UNREAD: Mapping[str, Any] = {
     "state": None,
     "plan_digest": None,
     "cells": None,
+    "stamps": None,
     "audit": {"count": None, "sha256": None},
     "orders": {"count": None, "sha256": None},
     "approvals": None,
@@ -101,12 +102,19 @@ def approval_files(batch: Batch) -> dict[str, bytes]:
 
 
 def cells(batch: Batch) -> dict[str, Any]:
-    """The cells of the batch's row that no later stage of an applied batch changes, each as text or a digest."""
+    """Cells of the batch's row, each as text or a digest: those that no later stage of an applied batch changes."""
     return {
         "scope": _digest(batch.scope),
         "plan": _digest(batch.plan),
         "created_at": canonical_time(batch.created_at) if batch.created_at else None,
+        "created_by": batch.created_by,
     }
+
+
+def stamps(batch: Batch) -> dict[str, str | None]:
+    """When the batch's row was written last, and by whom."""
+    at = canonical_time(batch.updated_at) if batch.updated_at else None
+    return {"updated_at": at, "updated_by": batch.updated_by}
 
 
 def database_identity(connection: Connection) -> dict[str, Any]:
@@ -141,6 +149,7 @@ def _read(
         "state": batch.state and batch.state.value,
         "plan_digest": batch.plan_digest,
         "cells": cells(batch),
+        "stamps": stamps(batch),
         "audit": {"count": len(audited), "sha256": sha256_of(files[AUDIT])},
         "orders": {"count": len(ordered), "sha256": sha256_of(files[ORDERS])},
         "approvals": {name: sha256_of(data) for name, data in approved.items()},

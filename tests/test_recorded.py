@@ -9,7 +9,7 @@ from pathlib import Path
 import nbformat
 import pytest
 from console import with_password
-from incidents import NOW, Incident
+from incidents import EXTENDED, NOW, Incident
 from report_samples import executed
 
 from recon.agreement import database_checks
@@ -73,7 +73,7 @@ def test_what_an_approval_added_is_no_change(first) -> None:
     checks = first.checks()
     assert first.failed() == {}
     assert checks["recorded_audit"].detail == "2 rows as in record/02_dry_run/audit.csv, 2 rows added since"
-    assert checks["recorded_batch"].detail == "as in record/02_dry_run: created_at"
+    assert checks["recorded_batch"].detail == "as in record/02_dry_run: created_at, created_by"
 
 
 def test_a_stage_that_ran_without_a_report_is_no_change(first) -> None:
@@ -133,3 +133,65 @@ def test_a_changed_row_and_a_cut_tail_are_told_apart(first) -> None:
     at = "created_at 2026-03-02T13:00:00.000000Z, recorded 2026-03-02T12:00:00.000000Z"
     assert any("of trade T1 (BTC/USD) has " in one and at in one for one in told)
     assert any(one.endswith("of trade T2 (ETH/USD) is missing") for one in told)
+
+
+ODD = EXTENDED | {
+    "desk": "text NOT NULL",
+    "lot": "bigint GENERATED ALWAYS AS IDENTITY",
+    "Fee Rate": "double precision DEFAULT 0.1",
+    "tags": "jsonb DEFAULT '{}'",
+    "lasts": "interval DEFAULT '1 day'",
+    "raw": "bytea DEFAULT '\\x00'",
+}
+
+
+def odd(incident: Incident, folder: Path) -> Recorded:
+    """A repair of one ghost in a table with columns that recon does not know."""
+    incident.create_table(ODD)
+    incident.ghost("T1", desk="spot")
+    recorded = Recorded(incident, folder)
+    for stage in (Stage.DETECT, Stage.DRY_RUN):
+        recorded.run(stage)
+    incident.approve(batch=folder.name)
+    recorded.run(Stage.APPLY)
+    return recorded
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ("desk = 'margin'", "desk margin, recorded spot"),
+        ('"Fee Rate" = 0.10000000000000002', "Fee Rate 0.10000000000000002, recorded 0.1"),
+        ('"Fee Rate" = NULL', "Fee Rate None, recorded 0.1"),
+        ("tags = '{\"a\": 1}'", 'tags {"a": 1}, recorded {}'),
+        ("lasts = '24 hours'", "lasts PT24H, recorded P1D"),
+        ("raw = '\\x01'", "raw \\x01, recorded \\x00"),
+        ("lot = DEFAULT", "lot 3, recorded 2"),
+    ],
+)
+def test_a_cell_that_recon_does_not_know_is_compared_too(incident, tmp_path, change, said) -> None:
+    recorded = odd(incident, tmp_path / "odd")
+    assert recorded.failed() == {}
+    [row] = incident.backfills()
+    incident.sql(f"UPDATE orders SET {change} WHERE order_id = %s", row["order_id"])
+    assert recorded.failed() == {"recorded_orders": f"{row['order_id']} has {said}"}
+
+
+def test_a_column_that_is_gone_is_named_once_and_one_that_came_is_no_change(incident, tmp_path) -> None:
+    recorded = odd(incident, tmp_path / "odd")
+    incident.sql("ALTER TABLE orders ADD venue text DEFAULT 'x'")
+    assert recorded.failed() == {}
+    incident.sql("ALTER TABLE orders DROP tags, DROP lasts")
+    assert recorded.failed() == {"recorded_orders": "orders no longer has the columns tags, lasts"}
+
+
+def test_who_opened_a_batch_is_compared_and_who_wrote_it_last_is_told(first) -> None:
+    first.run(Stage.APPLY)
+    first.run(Stage.VALIDATE)
+    assert "note" not in first.checks()["database"].detail
+    [(by,)] = first.incident.sql("SELECT created_by FROM reconciliation_batches")
+    first.incident.tamper("UPDATE reconciliation_batches SET created_by = 'mallory'")
+    assert first.failed() == {"recorded_batch": "the batch's created_by is not what it was"}
+    first.incident.tamper("UPDATE reconciliation_batches SET created_by = %s, updated_by = 'mallory'", by)
+    assert first.failed() == {}
+    assert first.checks()["database"].detail.endswith(f"; note: the batch has updated_by mallory, recorded {by}")

@@ -363,6 +363,7 @@ CELLS = [
     "approval = jsonb_set(approval, '{acknowledgements,T3}', '\"lost\"')",
     "approval = jsonb_set(approval, '{signature}', '\"x\"')",
     "created_at = created_at + interval '1 microsecond'",
+    "created_by = 'x'",
     "profile_id = 'x'",
     "batch_id = 'x'",
 ]
