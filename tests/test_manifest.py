@@ -12,7 +12,7 @@ from pathlib import Path
 
 import nbformat
 import pytest
-from report_samples import done, dry_run, executed
+from report_samples import done, dry_run, executed, failed
 
 from recon.domain import Stage
 from recon.reporting import describe as describe_module
@@ -24,7 +24,6 @@ from recon.reporting.manifest import read_chain, read_manifest, statement
 from recon.reporting.names import STEMS, sha256
 from recon.reporting.result import result_json
 from recon.reporting.seal import load_notebook, read_report
-from recon.reporting.verify import verify_folder
 
 ARMOUR = "-----BEGIN SSH SIGNATURE-----\nAAAA\n-----END SSH SIGNATURE-----\n"
 
@@ -55,10 +54,6 @@ def folder(tmp_path) -> Path:
     for result in (done(Stage.DETECT), dry_run(), dry_run()):
         keep(folder, result)
     return folder
-
-
-def failed(folder: Path) -> dict[str, str]:
-    return {check.name: check.detail for check in verify_folder(folder) if not check.ok}
 
 
 def below(folder: Path) -> dict[str, bytes]:
