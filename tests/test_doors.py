@@ -355,6 +355,21 @@ def test_a_member_who_inherits_nothing_is_told_what_became_of_a_commit(guarded: 
     assert _ask(engine, batch, Action.APPLY, xid) is Outcome.COMMITTED
 
 
+def test_a_row_that_is_altered_on_its_way_does_not_pass_the_door(guarded: Incident) -> None:
+    guarded.plan()
+    guarded.sql(
+        """CREATE FUNCTION shave() RETURNS trigger LANGUAGE plpgsql AS
+           $$ BEGIN new.price := new.price - 0.000000000001; RETURN new; END $$"""
+    )
+    guarded.sql("CREATE TRIGGER shaving BEFORE INSERT ON orders FOR EACH ROW EXECUTE FUNCTION shave()")
+    result = guarded.run("apply")
+    assert (result.verdict, result.code) == (Verdict.NO_GO, "door_closed")
+    assert f'new row violates check option for view "{INSERT}"' in (result.message or "")
+    assert (guarded.backfills(), guarded.state()) == ([], "approved")
+    guarded.sql("DROP TRIGGER shaving ON orders")
+    assert guarded.run("apply").counts == {"APPLIED": 1}
+
+
 def test_doctor_tells_a_door_that_was_dropped(guarded: Incident) -> None:
     """Some doors are worse than none: their roles could no longer do their work. The control is all, then none."""
 
