@@ -210,9 +210,7 @@ def test_a_server_in_trouble_says_nothing_of_the_audit_table(incident: Incident)
         """CREATE FUNCTION full_disk() RETURNS trigger LANGUAGE plpgsql AS
            $$ BEGIN RAISE EXCEPTION 'no space left' USING ERRCODE = '53100'; END $$"""
     )
-    incident.sql(
-        "CREATE TRIGGER full_disk BEFORE INSERT ON reconciliation_backfill_audit EXECUTE FUNCTION full_disk()"
-    )
+    incident.sql("CREATE TRIGGER full_disk BEFORE INSERT ON reconciliation_backfill_audit EXECUTE FUNCTION full_disk()")
     result = incident.run("dry-run")
     assert (result.verdict, result.code, result.items) == (Verdict.FAILED, "database_unreachable", ())
     assert "(no space left)" in (result.message or "")

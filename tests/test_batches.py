@@ -9,12 +9,13 @@ from pathlib import Path
 
 import pytest
 from incidents import NOW, Incident, refusal
+from sqlalchemy.exc import DBAPIError
 
 from recon import batches, open_incident
 from recon.batches import TRANSITIONS, Action, Batch
-from recon.database import transaction
+from recon.database import explain, sqlstate, transaction
 from recon.domain import Stage, State, Verdict
-from recon.errors import ReconError, Refused, UsageError
+from recon.errors import Refused, UsageError
 
 STATES: tuple[State | None, ...] = (None, *State)
 ILLEGAL = [(state, action) for state in STATES for action in Action if (state, action) not in TRANSITIONS]
@@ -207,12 +208,13 @@ def test_a_plan_with_nothing_to_repair_has_no_next_command() -> None:
 
 def test_a_login_that_may_not_read_the_batches_is_not_told_to_make_them(incident: Incident) -> None:
     incident.create_table()
-    with pytest.raises(ReconError) as caught, transaction(incident.engine) as connection:
+    with incident.engine.connect() as connection:
         connection.exec_driver_sql("CREATE ROLE someone_else")
         connection.exec_driver_sql("SET LOCAL ROLE someone_else")
-        batches.load(connection, "b")
-    assert caught.value.code == "database_error"
-    assert caught.value.message.endswith("permission denied for table reconciliation_batches (SQLSTATE 42501).")
+        with pytest.raises(DBAPIError, match="permission denied for table reconciliation_batches") as caught:
+            batches.load(connection, "b")
+        connection.rollback()
+    assert (sqlstate(caught.value), explain(caught.value).code) == ("42501", "database_error")
 
 
 def test_a_refused_step_does_not_guess_where_reports_lie() -> None:
