@@ -65,8 +65,6 @@ def understood(ask: Callable[[], Any]) -> Any:
 class Guarded:
     """Goes before ccxt's own class: what may be sent, and what counts as an answer."""
 
-    answers = 0
-
     def fetch(self, url: str, method: str = "GET", headers: Any = None, body: Any = None) -> Any:
         """One request. One that is no read is refused before it is sent; a body that is no JSON is no answer."""
         path = urlsplit(url).path
@@ -74,7 +72,6 @@ class Guarded:
         if method != "GET" and not (method == "POST" and posts and posts.fullmatch(path)):
             raise ccxt.NotSupported(f"{method} {path} is not a read, and recon only reads")
         answer = super().fetch(url, method, headers, body)  # type: ignore[misc]
-        self.answers += 1
         if not isinstance(answer, dict | list):
             raise ccxt.BadResponse("an answer that is no JSON")
         return answer
