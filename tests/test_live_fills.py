@@ -24,6 +24,7 @@ from recon.errors import Refused
 from recon.plan import Facts
 from recon.venues.live import guard, styles, trades
 from recon.venues.live.orders import Orders, read_orders
+from recon.venues.live.reading import _Reader
 from recon.venues.live.trades import SeparateFee, kind, to_fill, with_daily_fees
 
 each_dialect = pytest.mark.parametrize("name", NAMES)
@@ -336,7 +337,16 @@ def test_an_id_that_repeats_at_another_time_is_another_fill() -> None:
 
 @pytest.mark.parametrize(
     "lacking",
-    [{"side": None}, {"amount": None}, {"price": "x"}, {"id": ...}, {"side": "long"}, {"amount": "0"}, {"price": "0"}],
+    [
+        {"side": None},
+        {"amount": None},
+        {"price": "x"},
+        {"id": ...},
+        {"id": None},
+        {"side": "long"},
+        {"amount": "0"},
+        {"price": "0"},
+    ],
 )
 def test_a_fill_that_lacks_something_is_refused(lacking: dict[str, Any]) -> None:
     made = a_trade(**lacking)
@@ -375,3 +385,19 @@ def test_a_venue_that_tells_its_latest_fills_alone_leaves_a_gap_before_them(
     snapshot = seen("kraken", (BTC,), *fills)
     found = [(gap.symbol, gap.end, gap.why) for gap in snapshot.gaps if gap.symbol is None]
     assert found == ([(None, after(10), "it tells the latest 2 fills alone")] if most == 2 else [])
+
+
+@pytest.mark.parametrize("answer", [[{"id": "a", "symbol": "X/USD", "date": "2026-03-01"}], {"code": 0}])
+def test_activities_that_are_not_listed_each_once_refuse_the_fetch(answer: Any) -> None:
+    """The same page again would go on for ever; anything else says nothing of the fees."""
+    venue: Any = types.SimpleNamespace(name="alpaca", raw=lambda *_: answer)
+    markets: Any = types.SimpleNamespace(named=lambda _: None)
+    with pytest.raises(Refused) as caught:
+        _Reader(venue, markets, Window(after(0), after(9)), NOW)._fee_activities()
+    said = "alpaca does not list each activity of fees once."
+    assert (caught.value.code, caught.value.message) == ("evidence_unreadable", said)
+
+
+def test_a_fee_of_a_day_without_a_fill_is_nobodys() -> None:
+    fee = SeparateFee(BTC, "BTC", Side.BUY, Decimal("0.1"), NOW.date())
+    assert with_daily_fees((), [fee]) == ()
