@@ -15,14 +15,14 @@ from test_readme import blocks
 
 from recon import batches
 from recon.batches import Action
-from recon.database import transaction
+from recon.database import ROLE, connect, transaction
 from recon.doctor.doors import doors
-from recon.domain import StageResult, Verdict
+from recon.domain import Stage, StageResult, Verdict
 from recon.doors.access import Protection, behind, protection
 from recon.doors.names import CANCEL, INSERT, LOCK, REINSTATE, Role
 from recon.doors.roles import create_doors, role_statements
 from recon.errors import ReconError
-from recon.incident import ROLES
+from recon.incident import ROLES, _as_far_as_it_may
 from recon.stages.approve import approve
 from recon.stages.writing import Outcome, _ask
 
@@ -353,6 +353,17 @@ def test_a_member_who_inherits_nothing_is_told_what_became_of_a_commit(guarded: 
         xid = connection.exec_driver_sql("SELECT pg_current_xact_id()::text").scalar_one()
         batch = batches.load(connection, guarded.batch)
     assert _ask(engine, batch, Action.APPLY, xid) is Outcome.COMMITTED
+
+
+def test_the_record_of_a_run_is_read_by_whichever_role_may(guarded: Incident) -> None:
+    """What the stage could not do for want of a role, or of the database, is the stage's to tell."""
+    work = guarded.work()
+    reader = replace(work, engine=as_login(guarded.engine, "a_reader"))
+    assert _as_far_as_it_may(reader, Stage.APPLY).engine.get_execution_options()[ROLE] == Role.READER
+    nobody = replace(work, engine=as_login(guarded.engine, "nobody"))
+    assert _as_far_as_it_may(nobody, Stage.APPLY).engine is nobody.engine
+    gone = replace(work, engine=connect("postgresql://127.0.0.1:1/gone"))
+    assert _as_far_as_it_may(gone, Stage.APPLY) is gone
 
 
 def test_a_row_that_is_altered_on_its_way_does_not_pass_the_door(guarded: Incident) -> None:
