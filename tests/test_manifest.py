@@ -241,3 +241,13 @@ def test_a_report_of_which_only_the_notebook_was_kept_is_completed_by_the_next_r
     keep(folder, done(Stage.VALIDATE))
     assert {suffix: report.with_suffix(f".{suffix}").read_bytes() for suffix in whole} == whole
     assert failed(folder) == {}
+
+
+@pytest.mark.parametrize("data", [b"nonsense", b"[1]", b"[" * 100_000])
+def test_a_record_that_says_nothing_is_listed_all_the_same(folder, data: bytes) -> None:
+    add(folder, done(Stage.APPLY))
+    (folder / "record" / "03_apply").mkdir(parents=True)
+    (folder / "record" / "03_apply" / "run.json").write_bytes(data)
+    describe(folder, "demo")
+    manifest = read_manifest(folder)
+    assert (manifest.facts("03_apply.ipynb"), "record/03_apply/run.json" in manifest.digests) == ({}, True)
