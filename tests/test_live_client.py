@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import base64
 import inspect
 import re
 import time
@@ -146,6 +147,20 @@ def test_a_base_address_keeps_its_own_path() -> None:
     assert not guard.POST_READS["kraken"].fullmatch("/0/private/AddOrder")
     assert not guard.POST_READS["kraken"].fullmatch("/0/private/TradesHistory/AddOrder")
     assert not guard.POST_READS["hyperliquid"].fullmatch("/exchange")
+
+
+@pytest.mark.parametrize(
+    ("body", "kind"), [('{"a": 1}', "KeyError"), ("[" * 100_000, "RecursionError"), ("nonsense", "JSONDecodeError")]
+)
+def test_whatever_is_tripped_over_inside_an_answer_is_no_answer(body: str, kind: str) -> None:
+    with pytest.raises(guard.Garbled) as caught:
+        guard.understood(lambda: guard.Guarded.on_json_response(body)["b"])
+    assert str(caught.value) == f"an answer without the promised content ({kind})"
+
+
+def test_a_secret_that_is_not_written_as_the_venue_writes_secrets_is_about_the_keys() -> None:
+    with pytest.raises(ccxt.AuthenticationError):
+        guard.understood(lambda: base64.b64decode("a", validate=True))
 
 
 @pytest.mark.parametrize(

@@ -58,7 +58,7 @@ def understood(ask: Callable[[], Any]) -> Any:
         return ask()
     except binascii.Error as error:
         raise ccxt.AuthenticationError("the secret is not written as this venue writes secrets") from error
-    except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError) as error:
+    except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError, RecursionError) as error:
         raise Garbled(f"an answer without the promised content ({type(error).__name__})") from error
 
 
