@@ -406,3 +406,30 @@ def test_a_signature_that_was_taken_off_after_the_apply_is_missed_where_it_is_re
     found = incident.run("validate", work=strict)
     assert (found.verdict, [check.name for check in found.checks if not check.ok]) == (Verdict.FAILED, ["approved"])
     assert incident.run("validate").verdict is Verdict.DONE, "the control: nobody asks for a signature"
+
+
+@pytest.mark.parametrize(
+    ("edit", "said"),
+    [
+        ("jsonb_set(approval, '{acknowledgements,speck}', '\"y\"')", "signed, not verified: "),
+        ("approval - 'approved_at'", "signed, not verified: the document is malformed"),
+        ("jsonb_set(approval, '{approved_at}', '\"then\"')", "signed, not verified: the document is malformed"),
+    ],
+)
+def test_an_approval_that_is_edited_after_the_apply_is_told_and_stops_what_requires_it(
+    incident: Incident, keys: Keys, edit: str, said: str
+) -> None:
+    planned(incident)
+    work = strict(incident, keys)
+    signed(incident, keys, work=work)
+    assert incident.run("apply", work=work).verdict is Verdict.DONE
+    before = incident.orders()
+    incident.sql(f"UPDATE reconciliation_batches SET approval = {edit}")
+    refused = incident.run("apply", work=work)
+    assert (refused.verdict, refused.code) == (Verdict.NO_GO, "signature_invalid")
+    assert f"the approval that was applied is {said}" in (refused.message or "")
+    found = incident.run("validate", work=work)
+    [approved] = [check for check in found.checks if check.name == "approved"]
+    assert (found.verdict, found.code, approved.ok) == (Verdict.FAILED, "validation_failed", False)
+    assert f"; {said}" in approved.detail
+    assert incident.orders() == before
