@@ -251,3 +251,17 @@ def test_a_record_that_says_nothing_is_listed_all_the_same(folder, data: bytes) 
     describe(folder, "demo")
     manifest = read_manifest(folder)
     assert (manifest.facts("03_apply.ipynb"), "record/03_apply/run.json" in manifest.digests) == ({}, True)
+
+
+def test_without_hard_links_a_file_is_kept_whole_and_never_written_over(tmp_path, monkeypatch) -> None:
+    def link(*_: object) -> None:
+        raise PermissionError(1, "Operation not permitted")
+
+    monkeypatch.setattr(files_module.os, "link", link)
+    path = tmp_path / "reports" / "a.json"
+    path.parent.mkdir()
+    add_file(path, b"first")
+    with pytest.raises(FileExistsError):
+        add_file(path, b"second")
+    assert (path.read_bytes(), path.stat().st_mode & 0o777) == (b"first", 0o444)
+    assert list(tmp_path.rglob("*")) == [path.parent, path], "nothing temporary is left"

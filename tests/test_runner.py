@@ -21,6 +21,7 @@ from recon.errors import ReconError, Refused, UsageError
 from recon.interrupts import INTERRUPTS
 from recon.reporting import describe as describe_module
 from recon.reporting import notebook as notebook_module
+from recon.reporting import runner as runner_module
 from recon.reporting.notebook import find_notebook, to_text
 from recon.reporting.render import render
 from recon.reporting.runner import Outcome, run_stage
@@ -139,6 +140,16 @@ def test_parameters_that_are_no_python_are_refused(settings, tmp_path) -> None:
         run_stage(Stage.DRY_RUN, "demo", "batch-1", settings=settings, notebook=tmp_path / "magic.ipynb")
     assert caught.value.code == "notebook_invalid"
     assert names(settings) == []
+
+
+def test_without_room_for_what_a_run_leaves_nothing_is_run(settings, monkeypatch) -> None:
+    def full(*_: object, **__: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(runner_module.tempfile, "TemporaryDirectory", full)
+    with pytest.raises(ReconError, match=r"^Nothing was run: .* \(No space left on device\)") as caught:
+        run(settings, "good")
+    assert (caught.value.code, names(settings)) == ("reports_unwritable", [])
 
 
 def test_a_kernel_that_does_not_start_is_named(settings, monkeypatch) -> None:
