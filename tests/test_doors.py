@@ -17,7 +17,7 @@ from recon import batches
 from recon.batches import Action
 from recon.database import ROLE, connect, transaction
 from recon.doctor.doors import doors
-from recon.domain import Stage, StageResult, Verdict
+from recon.domain import Reason, Stage, StageResult, Verdict
 from recon.doors.access import Protection, behind, protection
 from recon.doors.names import CANCEL, INSERT, LOCK, REINSTATE, Role
 from recon.doors.roles import create_doors, role_statements
@@ -251,6 +251,25 @@ def test_a_login_of_one_role_fills_columns_that_number_themselves(incident: Inci
     incident.plan()
     applied = run_as(incident, "an_applier", "apply")
     assert applied.verdict is Verdict.DONE, applied.message
+
+
+def test_an_exchange_order_of_a_uuid_column_passes_the_doors_in_any_spelling(incident: Incident) -> None:
+    """The plan has the id as the exchange spells it, the column as PostgreSQL does."""
+    incident.create_table(EXTENDED | {"exchange_order_id": "uuid"}, doors=True)
+    order = uuid.uuid4()
+    incident.ghost("t1", order=order.hex.upper(), exchange_order_id=None)
+    make_people(incident.engine)
+    incident.plan()
+    applied = run_as(incident, "an_applier", "apply")
+    assert applied.counts == {"APPLIED": 1}, applied.message
+    assert [row["exchange_order_id"] for row in incident.backfills()] == [order]
+    assert run_as(incident, "an_undoer", "rollback").verdict is Verdict.DONE
+    incident.run("detect", "again")
+    assert incident.plan(batch="again").counts == {"DRY_RUN": 1}
+    again = incident.run(
+        "apply", "again", work=replace(incident.work(), engine=as_login(incident.engine, "an_applier"))
+    )
+    assert (again.counts, {item.reason for item in again.items}) == ({"APPLIED": 1}, {Reason.REINSTATE})
 
 
 def test_quoted_names_everywhere(incident: Incident) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from datetime import timedelta
+from pathlib import Path
 
 import pytest
 from incidents import NOW, Incident, refusal
@@ -13,6 +14,7 @@ from recon.approval import signed_bytes
 from recon.domain import Verdict
 from recon.errors import UsageError
 from recon.plan import Scope
+from recon.reporting.approvals import approvals_check
 from recon.signatures import PLAN, REPORT, sign, signer
 from recon.stages import apply as stage
 from recon.stages.approve import approve
@@ -433,3 +435,17 @@ def test_an_approval_that_is_edited_after_the_apply_is_told_and_stops_what_requi
     assert (found.verdict, found.code, approved.ok) == (Verdict.FAILED, "validation_failed", False)
     assert f"; {said}" in approved.detail
     assert incident.orders() == before
+
+
+def test_a_kept_approval_that_somebody_else_signed_is_not_the_approvers(tmp_path: Path, keys: Keys) -> None:
+    kept = tmp_path / "record" / "03_apply" / "approval.json"
+    kept.parent.mkdir(parents=True)
+    kept.write_text(json.dumps({"action": "apply", "by": ALICE, "items": [], "acknowledgements": {}}))
+    signature = kept.with_name("approval.json.sig")
+    for key, ok, said in (
+        (keys.bob, False, f"it is '{BOB}' who signed, and '{ALICE}' who approved."),
+        (keys.alice, True, f"approval.json: signed by {ALICE}"),
+    ):
+        signature.write_text(sign(kept.read_bytes(), key, PLAN))
+        found = approvals_check(tmp_path, {}, keys.allowed)
+        assert (found.ok, said in found.detail) == (ok, True), found.detail
