@@ -77,6 +77,15 @@ TRANSITIONS: dict[tuple[State | None, Action], tuple[State, str]] = {
 """Every legal action with the state it leads to and its reason; any other is refused."""
 
 
+_UNAPPLIED = frozenset({None, State.DETECTED, State.PLANNED, State.APPROVED})
+_BEFORE = {Action.APPLY: _UNAPPLIED, Action.ROLLBACK: frozenset({None, *State}) - {State.ROLLED_BACK}}
+
+
+def is_behind(state: State | None, action: Action) -> bool:
+    """Whether a batch in this state has been where an apply or a rollback leads: applied, or rolled back, for good."""
+    return state not in _BEFORE[action]
+
+
 @dataclass(frozen=True, slots=True)
 class Batch:
     """One incident on one profile; plan and approvals are the stored documents, None until made.

@@ -20,8 +20,6 @@ def move_folder(source: Path, target: Path) -> None:
 
 def sync(path: Path) -> None:
     """Force a file or the entries of a folder to disk."""
-    if os.name == "nt" and path.is_dir():  # folders cannot be opened there
-        return
     handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)

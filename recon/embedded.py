@@ -203,5 +203,4 @@ def _forget() -> None:
     _shares.clear()
 
 
-if sys.platform != "win32":
-    os.register_at_fork(after_in_child=_forget)
+os.register_at_fork(after_in_child=_forget)

@@ -14,7 +14,9 @@ Three locks say who is there. All are `flock`s, which the kernel releases howeve
 
 from __future__ import annotations
 
+import fcntl
 import os
+import pwd
 import shutil
 import signal
 import subprocess
@@ -26,10 +28,6 @@ from pathlib import Path
 from typing import TypedDict
 
 import psutil
-
-if sys.platform != "win32":  # where `recon.embedded.start` refuses, but importing it must not fail
-    import fcntl
-    import pwd
 
 SUPERUSER = "recon"
 """The database role that owns the cluster."""

@@ -19,11 +19,11 @@ from recon.identity import advisory_key, canonical_symbol
 
 @dataclass(frozen=True, slots=True)
 class Mismatch:
-    """A symbol on which the table and the exchange disagree; signed quantities, None when unknown."""
+    """A symbol on which the table and the exchange disagree; signed quantities."""
 
     symbol: str
     db_open_qty: Decimal
-    exchange_qty: Decimal | None
+    exchange_qty: Decimal
 
 
 def may_record(connection: Connection) -> bool:

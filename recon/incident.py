@@ -18,8 +18,9 @@ from pathlib import Path
 import sqlalchemy as sa
 
 from recon import batches, demo
+from recon.batches import Action
 from recon.database import shown_url, transaction
-from recon.domain import Cell, Stage, StageResult, State, Table, Verdict
+from recon.domain import Cell, Stage, StageResult, Table, Verdict
 from recon.doors.access import behind, for_reading, protection
 from recon.doors.names import Role
 from recon.errors import ReconError
@@ -163,8 +164,8 @@ def commit_outcome(stage: Stage, settings: Settings, batch_id: str) -> str:
     The batch's state changes in the same transaction as the rows, so it tells: committed, rolled back or unknown.
     Interrupting it leaves it unknown.
     """
-    after = {Stage.APPLY: (State.APPLIED, State.VALIDATED), Stage.ROLLBACK: (State.ROLLED_BACK,)}.get(stage)
-    if after is None:
+    action = {Stage.APPLY: Action.APPLY, Stage.ROLLBACK: Action.ROLLBACK}.get(stage)
+    if action is None:
         return ""
     try:
         with transaction(for_reading(open_workspace(stage, settings).engine), read_only=True) as connection:
@@ -175,7 +176,7 @@ def commit_outcome(stage: Stage, settings: Settings, batch_id: str) -> str:
     except (ReconError, KeyboardInterrupt) as error:
         why = getattr(error, "code", "interrupted")
         return f"Whether it committed is unknown ({why}); `recon status` tells when the database answers."
-    if state in after:
+    if batches.is_behind(state, action):
         return f"The database says committed: the batch is {state}."
     if not idle:
         return "Whether it commits is unknown: its transaction is still running; ask `recon status` again."

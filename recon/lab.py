@@ -31,7 +31,7 @@ def open_lab(settings: Settings, arguments: Sequence[str]) -> NoReturn:
     if not (folder.parent / "pyproject.toml").is_file():
         folder = _copied(folder, settings.recon_home / "notebooks")
     command = [sys.executable, "-m", "jupyterlab", f"--ServerApp.root_dir={folder}", "--ServerApp.ip=127.0.0.1"]
-    if hasattr(os, "geteuid") and os.geteuid() == 0:
+    if os.geteuid() == 0:
         command.append("--allow-root")
     os.execve(sys.executable, [*command, *arguments], os.environ | configuration(settings))  # noqa: S606 - no shell
 

@@ -65,7 +65,6 @@ class Plan:
     document: Mapping[str, Any]
     digest: str
     open_lifecycles: int
-    left_over: Mapping[UnitKey, Decimal] = field(default_factory=dict)
 
     @property
     def items(self) -> tuple[Item, ...]:
@@ -103,7 +102,7 @@ def build_plan(
         cases = _cases(facts, rules, ledger, still_open, allocations, batch_reasons or {})
         judgements = tuple(judge(case) for case in cases if scope.holds(case.lifecycle))
         document = _document(facts, rules, judgements, ledger)
-    return Plan(facts.profile_id, judgements, ledger, document, digest(document), len(still_open), dict(ledger.left))
+    return Plan(facts.profile_id, judgements, ledger, document, digest(document), len(still_open))
 
 
 def book(facts: Facts, lifecycles: Mapping[TradeKey, Lifecycle]) -> Ledger:

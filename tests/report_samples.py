@@ -11,6 +11,7 @@ from nbformat.v4 import new_code_cell, new_notebook, new_output
 
 from recon.domain import Check, Decision, Grade, Item, Reason, Side, Stage, StageResult, Table, Verdict
 from recon.reporting.seal import seal
+from recon.reporting.verify import verify_folder
 
 NOTEBOOKS = Path(__file__).parent / "notebooks"
 NASTY = 'T-1 <script>alert(1)</script> & "quoted" \U0001f680 $x_1$'
@@ -100,3 +101,8 @@ def executed(result: StageResult, *sources: str) -> NotebookNode:
     for number, cell in enumerate(cells):
         cell["id"] = f"cell-{number}"
     return notebook
+
+
+def failed(folder: Path) -> dict[str, str]:
+    """The details of the checks of a report folder that fail, by name."""
+    return {check.name: check.detail for check in verify_folder(folder) if not check.ok}

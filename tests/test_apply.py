@@ -385,6 +385,18 @@ def test_what_could_not_be_rolled_back_is_not_applied(incident: Incident, obstac
     assert incident.everything() == before
 
 
+def test_a_time_out_while_the_way_back_is_tried_says_nothing_of_the_table(incident: Incident) -> None:
+    """Only what the statement itself ran into makes the table unsuitable."""
+    incident.create_table().ghost("t1")
+    incident.plan()
+    incident.sql(
+        """CREATE FUNCTION late() RETURNS trigger LANGUAGE plpgsql AS
+           $$ BEGIN RAISE EXCEPTION 'too late' USING ERRCODE = '57014'; END $$"""
+    )
+    incident.sql("CREATE TRIGGER late BEFORE UPDATE ON orders FOR EACH ROW EXECUTE FUNCTION late()")
+    assert "(too late)" in (refused(incident, "statement_timeout").message or "")
+
+
 def test_an_audit_row_that_cannot_be_written_takes_the_orders_row_with_it(incident: Incident) -> None:
     """Invariant 3: orders and audit rows commit together or not at all."""
     incident.create_table().ghost("t1")

@@ -186,6 +186,17 @@ def test_an_approval_that_changes_during_apply_is_noticed(incident: Incident) ->
     assert (incident.backfills(), incident.state()) == ([], "approved")
 
 
+def test_an_acknowledgement_that_was_taken_out_of_the_approval_is_missed(incident: Incident) -> None:
+    """What needs a word is decided by the plan that apply computes, whatever the batch's row says."""
+    incident.create_table().ghost("t1", "1", filled="0.6")
+    incident.plan("t1=the rest was moved")
+    incident.sql("UPDATE reconciliation_batches SET approval = jsonb_set(approval, '{acknowledgements}', '{}')")
+    result = incident.run("apply")
+    assert (result.verdict, result.code) == (Verdict.NO_GO, "not_approved")
+    assert (result.message or "").startswith("The approval acknowledges nothing about t1, ")
+    assert (incident.backfills(), incident.state()) == ([], "approved")
+
+
 def test_items_beyond_the_plan_are_never_written(incident: Incident) -> None:
     """Invariant 7: an id slipped into the approval that no item of the plan has writes nothing."""
     incident.create_table().ghost("t1")

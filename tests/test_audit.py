@@ -101,6 +101,18 @@ def test_what_would_be_run_is_told_without_running_it(incident: Incident) -> Non
     assert _create(incident) == told
 
 
+def test_where_no_trigger_may_be_made_the_tables_are_there_all_the_same(incident_each_version: Incident) -> None:
+    """A table of the backend's, of which this login is not the owner: a comment says what does not hold it."""
+    incident_each_version.create_table()
+    incident_each_version.sql("DROP TRIGGER reconciliation_append_only ON reconciliation_backfill_audit")
+    with incident_each_version.engine.connect() as connection:
+        connection.exec_driver_sql("CREATE ROLE someone_else")
+        connection.exec_driver_sql("SET LOCAL ROLE someone_else")
+        [told] = audit.create_tables(connection)
+        connection.rollback()
+    assert told.startswith("-- the audit table is not held append-only: ")
+
+
 def test_an_existing_audit_table_gets_the_missing_columns_and_nothing_else(incident_each_version: Incident) -> None:
     """Its rows, keys, defaults and index stay; what is added is nullable; a whole repair then works on it."""
     incident = incident_each_version.create_table(own_tables=False)
@@ -188,6 +200,21 @@ def test_an_audit_table_that_cannot_be_written_stops_the_whole_batch(incident: I
     ]
     if not spoil.startswith("DROP"):
         assert incident.audit("1") == [], "the probe was taken back"
+
+
+def test_a_server_in_trouble_says_nothing_of_the_audit_table(incident: Incident) -> None:
+    """A full disk is no reason against the trades: the dry run fails, and nothing is recorded."""
+    incident.create_table().ghost("t1")
+    incident.run("detect")
+    incident.sql(
+        """CREATE FUNCTION full_disk() RETURNS trigger LANGUAGE plpgsql AS
+           $$ BEGIN RAISE EXCEPTION 'no space left' USING ERRCODE = '53100'; END $$"""
+    )
+    incident.sql("CREATE TRIGGER full_disk BEFORE INSERT ON reconciliation_backfill_audit EXECUTE FUNCTION full_disk()")
+    result = incident.run("dry-run")
+    assert (result.verdict, result.code, result.items) == (Verdict.FAILED, "database_unreachable", ())
+    assert "(no space left)" in (result.message or "")
+    assert (incident.state(), incident.audit("1")) == ("detected", [])
 
 
 @pytest.mark.parametrize(("qty", "refused"), [("1.123456789", True), ("1.12345678", False)])

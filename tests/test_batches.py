@@ -9,10 +9,11 @@ from pathlib import Path
 
 import pytest
 from incidents import NOW, Incident, refusal
+from sqlalchemy.exc import DBAPIError
 
 from recon import batches, open_incident
 from recon.batches import TRANSITIONS, Action, Batch
-from recon.database import transaction
+from recon.database import explain, sqlstate, transaction
 from recon.domain import Stage, State, Verdict
 from recon.errors import Refused, UsageError
 
@@ -198,6 +199,22 @@ def test_the_next_command_of_every_state_names_batch_and_profile() -> None:
         assert "b-7" in said or state is State.ROLLED_BACK
     with pytest.raises(Refused):
         Batch("b", "p", State.ROLLED_BACK).after(Action.DETECT)
+
+
+def test_a_plan_with_nothing_to_repair_has_no_next_command() -> None:
+    batch = Batch("b", "p", State.PLANNED, plan={"targets": []})
+    assert batch.next_command() == "Next: nothing; the dry run found nothing to repair"
+
+
+def test_a_login_that_may_not_read_the_batches_is_not_told_to_make_them(incident: Incident) -> None:
+    incident.create_table()
+    with incident.engine.connect() as connection:
+        connection.exec_driver_sql("CREATE ROLE someone_else")
+        connection.exec_driver_sql("SET LOCAL ROLE someone_else")
+        with pytest.raises(DBAPIError, match="permission denied for table reconciliation_batches") as caught:
+            batches.load(connection, "b")
+        connection.rollback()
+    assert (sqlstate(caught.value), explain(caught.value).code) == ("42501", "database_error")
 
 
 def test_a_refused_step_does_not_guess_where_reports_lie() -> None:

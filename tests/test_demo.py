@@ -11,9 +11,13 @@ from typing import Any
 import pytest
 from console import PASSWORD, TOKEN, Answer, Console, assert_no_secret_in, clean_environment
 
+from recon import demo_run
 from recon.demo import EXPECTED
 from recon.demo.approval import acknowledgements
+from recon.domain import Stage
+from recon.reporting.runner import Outcome
 from recon.reporting.verify import verify_folder
+from recon.settings import Settings
 
 STAGES = {"detect": "01_detect", "dry-run": "02_dry_run", "apply": "03_apply", "validate": "04_validate"}
 HOSTILE = {
@@ -153,6 +157,21 @@ def test_reports_that_cannot_be_kept_end_it_with_1(demo, tmp_path) -> None:
     (tmp_path / "file").write_text("")
     answer = demo.console.but(RECON_REPORTS_DIR=str(tmp_path / "file")).inside("demo")
     assert answer.refused("reports_unwritable", 1).startswith("Nothing was run: ")
+
+
+@pytest.mark.parametrize("result", [{"verdict": "FAILED"}, {"verdict": "NO_GO", "code": "audit_unavailable"}])
+def test_it_stops_at_a_stage_that_fails_or_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, result: dict[str, str]
+) -> None:
+    """A dry run that is NO_GO without a code goes on: every other demo is the control."""
+    results = {Stage.DETECT: {"verdict": "DONE"}, Stage.DRY_RUN: result | {"message": "a reason"}}
+    monkeypatch.setattr(demo_run, "reset_demo", lambda _: None)
+    monkeypatch.setattr(demo_run, "run_stage", lambda stage, *_, **__: Outcome(results[stage], None, ("a problem",)))
+    settings = Settings(recon_home=tmp_path, recon_reports_dir=tmp_path / "reports", _env_file=None)
+    finished = demo_run.run_demo(settings, progress=False)
+    assert (list(finished.outcomes), finished.exit_status) == ([Stage.DETECT, Stage.DRY_RUN], 1)
+    assert finished.document()["ok"] is False
+    assert finished.lines() == ["The demo stopped at dry-run: a reason", "a problem"]
 
 
 def test_the_demo_can_be_taken_back_and_repaired_by_hand_afterwards(demo) -> None:

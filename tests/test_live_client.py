@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import base64
 import inspect
 import re
 import time
@@ -148,13 +149,50 @@ def test_a_base_address_keeps_its_own_path() -> None:
     assert not guard.POST_READS["hyperliquid"].fullmatch("/exchange")
 
 
-@pytest.mark.parametrize("name", ["nowhere", "bitmex", "alpaca2"])
-def test_a_venue_that_nobody_has_shown_to_be_complete_is_refused(name: str) -> None:
+@pytest.mark.parametrize(
+    ("body", "kind"), [('{"a": 1}', "KeyError"), ("[" * 100_000, "RecursionError"), ("nonsense", "JSONDecodeError")]
+)
+def test_whatever_is_tripped_over_inside_an_answer_is_no_answer(body: str, kind: str) -> None:
+    with pytest.raises(guard.Garbled) as caught:
+        guard.understood(lambda: guard.Guarded.on_json_response(body)["b"])
+    assert str(caught.value) == f"an answer without the promised content ({kind})"
+
+
+def test_a_secret_that_is_not_written_as_the_venue_writes_secrets_is_about_the_keys() -> None:
+    with pytest.raises(ccxt.AuthenticationError):
+        guard.understood(lambda: base64.b64decode("a", validate=True))
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("nowhere", "ccxt knows no venue 'nowhere'. "),
+        ("alpaca2", "ccxt knows no venue 'alpaca2'. "),
+        ("bitfinex", "How bitfinex pages its fills has not been shown to be complete; expected one of alpaca, "),
+    ],
+)
+def test_a_venue_that_nobody_has_shown_to_be_complete_is_refused(name: str, said: str) -> None:
     from recon.venues.live.source import CcxtExchange
 
     with pytest.raises(UsageError) as caught:
         CcxtExchange(Access(name))
     assert caught.value.code == "exchange_unknown"
+    assert caught.value.message.startswith(said)
+
+
+def test_a_market_whose_fills_the_venue_does_not_page_is_refused() -> None:
+    from recon.venues.live.styles import style
+
+    with pytest.raises(UsageError) as caught:
+        style(connect(Access("alpaca", market="swap")))
+    said = "alpaca has no swap account. Correct RECON_EXCHANGE_MARKET."
+    assert (caught.value.code, caught.value.message) == ("exchange_unknown", said)
+
+
+def test_a_sandbox_is_asked_in_the_place_of_the_venue() -> None:
+    venue = connect(Access("binance", sandbox=True))
+    assert "testnet" in venue._client.urls["api"]["public"]
+    assert "testnet" not in connect(Access("binance"))._client.urls["api"]["public"]
 
 
 # Patience

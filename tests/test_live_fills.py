@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import types
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from typing import Any
@@ -17,10 +19,12 @@ from venue.scenario import fee_activity, order, scenario, spot, swap, trade
 from venue.server import VenueServer
 from venue.spelling import NAMES, Name
 
-from recon.domain import Fill, Reason, Side, Snapshot
+from recon.domain import Fill, Reason, Side, Snapshot, Window
 from recon.errors import Refused
 from recon.plan import Facts
-from recon.venues.live import guard, trades
+from recon.venues.live import guard, styles, trades
+from recon.venues.live.orders import Orders, read_orders
+from recon.venues.live.reading import _Reader
 from recon.venues.live.trades import SeparateFee, kind, to_fill, with_daily_fees
 
 each_dialect = pytest.mark.parametrize("name", NAMES)
@@ -333,7 +337,16 @@ def test_an_id_that_repeats_at_another_time_is_another_fill() -> None:
 
 @pytest.mark.parametrize(
     "lacking",
-    [{"side": None}, {"amount": None}, {"price": "x"}, {"id": ...}, {"side": "long"}, {"amount": "0"}, {"price": "0"}],
+    [
+        {"side": None},
+        {"amount": None},
+        {"price": "x"},
+        {"id": ...},
+        {"id": None},
+        {"side": "long"},
+        {"amount": "0"},
+        {"price": "0"},
+    ],
 )
 def test_a_fill_that_lacks_something_is_refused(lacking: dict[str, Any]) -> None:
     made = a_trade(**lacking)
@@ -345,3 +358,46 @@ def test_a_fill_that_lacks_something_is_refused(lacking: dict[str, Any]) -> None
 def test_a_fill_without_an_order_has_one_of_its_own() -> None:
     assert to_fill(a_trade(order=None), SPOT, BTC).exchange_order_id == "fill-t"
     assert to_fill(a_trade(order=None, info={"execType": "Settle"}), SPOT, BTC).exchange_order_id == "settlement-t"
+
+
+@pytest.mark.parametrize(
+    ("way", "asked", "said"),
+    [
+        (Orders.FROM_ID, "7", "binance does not get past order 7 of BTC/USD."),
+        (Orders.BY_IDS, "7", "binance answers with other orders than it was asked for."),
+    ],
+)
+def test_orders_that_were_not_asked_for_refuse_the_fetch(way: Orders, asked: str, said: str) -> None:
+    told = [{"id": "3", "info": {}}]
+    venue: Any = types.SimpleNamespace(name="binance", read=lambda *_, **__: told)
+    with pytest.raises(Refused) as caught:
+        read_orders(venue, way, Window(after(0), after(9)), [{"order": asked, "symbol": BTC}])
+    assert (caught.value.code, caught.value.message) == ("evidence_unreadable", said)
+
+
+@pytest.mark.parametrize("most", [2, 3])
+def test_a_venue_that_tells_its_latest_fills_alone_leaves_a_gap_before_them(
+    monkeypatch: pytest.MonkeyPatch, most: int
+) -> None:
+    """Hyperliquid tells 10,000; whether there were more is not to be seen, so as many as that are too many."""
+    monkeypatch.setattr(styles, "KNOWN", {"kraken": replace(styles.KNOWN["kraken"], most=most)})
+    fills = [trade(str(minute), BTC, "buy", 1, 60000, after(minute)) for minute in (10, 20)]
+    snapshot = seen("kraken", (BTC,), *fills)
+    found = [(gap.symbol, gap.end, gap.why) for gap in snapshot.gaps if gap.symbol is None]
+    assert found == ([(None, after(10), "it tells the latest 2 fills alone")] if most == 2 else [])
+
+
+@pytest.mark.parametrize("answer", [[{"id": "a", "symbol": "X/USD", "date": "2026-03-01"}], {"code": 0}])
+def test_activities_that_are_not_listed_each_once_refuse_the_fetch(answer: Any) -> None:
+    """The same page again would go on for ever; anything else says nothing of the fees."""
+    venue: Any = types.SimpleNamespace(name="alpaca", raw=lambda *_: answer)
+    markets: Any = types.SimpleNamespace(named=lambda _: None)
+    with pytest.raises(Refused) as caught:
+        _Reader(venue, markets, Window(after(0), after(9)), NOW)._fee_activities()
+    said = "alpaca does not list each activity of fees once."
+    assert (caught.value.code, caught.value.message) == ("evidence_unreadable", said)
+
+
+def test_a_fee_of_a_day_without_a_fill_is_nobodys() -> None:
+    fee = SeparateFee(BTC, "BTC", Side.BUY, Decimal("0.1"), NOW.date())
+    assert with_daily_fees((), [fee]) == ()

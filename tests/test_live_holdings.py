@@ -17,9 +17,10 @@ from venue.server import VenueServer
 from venue.spelling import NAMES, Name
 
 from recon.domain import Position, Reason, Snapshot
+from recon.errors import Refused
 from recon.plan import Facts
 from recon.venues.live import guard
-from recon.venues.live.holdings import read_legs
+from recon.venues.live.holdings import read_legs, read_open_orders
 from recon.venues.live.styles import KNOWN
 
 each_dialect = pytest.mark.parametrize("name", NAMES)
@@ -236,6 +237,43 @@ def test_an_open_order_of_another_symbol_is_seen_and_stands_in_nobodys_way(name:
     snapshot = seen(name, (btc,), market, order("o", eth, "sell", 1, 100, after(0)))
     assert [one.symbol for one in snapshot.open_orders or ()] == [eth]
     assert reasons(snapshot, btc) == set()
+
+
+def test_a_venue_without_a_way_to_read_positions_is_not_flat() -> None:
+    venue: Any = types.SimpleNamespace(market="swap", name="coinbase", can=lambda _: False)
+    with pytest.raises(Refused) as caught:
+        read_legs(venue, KNOWN["coinbase"], types.SimpleNamespace())  # type: ignore[arg-type]
+    said = "coinbase has no way to read positions."
+    assert (caught.value.code, caught.value.message) == ("evidence_unreadable", said)
+
+
+def test_legs_that_ccxt_gives_in_full_count_by_contract_and_side() -> None:
+    told = [
+        {"symbol": PERP, "contracts": "3", "contractSize": "0.1", "side": "short"},
+        {"symbol": PERP, "contracts": "2", "contractSize": None, "side": "long"},
+        {"symbol": PERP, "contracts": None, "side": "long"},
+    ]
+    venue: Any = types.SimpleNamespace(
+        market="swap", name="coinbase", can=lambda _: True, read=lambda *_: told, last_answer=None
+    )
+    markets: Any = types.SimpleNamespace(unknown=(), by_symbol={PERP: {"symbol": PERP}}, spelled=lambda symbol: symbol)
+    held = read_legs(venue, KNOWN["coinbase"], markets)
+    assert held.legs == (Position(PERP, Decimal("-0.3")), Position(PERP, Decimal(2)))
+
+
+def test_open_orders_are_asked_for_market_by_market_where_the_venue_leaves_some_out() -> None:
+    """And one that cannot be read refuses the fetch: it is not left out."""
+    told: dict[str | None, list[dict[str, Any]]] = {PERP: [{"id": "o", "symbol": PERP, "amount": 1, "timestamp": 0}]}
+    venue: Any = types.SimpleNamespace(
+        market="swap", name="bybit", feature=lambda *_: None, read=lambda _, symbol, *__: told[symbol]
+    )
+    markets: Any = types.SimpleNamespace(by_symbol={PERP: {"symbol": PERP}}, spelled=lambda symbol: symbol)
+    with pytest.raises(Refused) as caught:
+        read_open_orders(venue, KNOWN["bybit"], markets)
+    said = "An open order cannot be read (KeyError)."
+    assert (caught.value.code, caught.value.message) == ("evidence_unreadable", said)
+    told[PERP][0]["side"] = "buy"
+    assert [one.exchange_order_id for one in read_open_orders(venue, KNOWN["bybit"], markets)] == ["o"]
 
 
 def test_bybit_is_asked_for_the_legs_of_each_market() -> None:

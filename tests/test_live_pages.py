@@ -20,7 +20,19 @@ from venue.spelling import NAMES, Name
 from recon.domain import Wanted, Window
 from recon.errors import Refused
 from recon.venues.live import guard
-from recon.venues.live.pages import Cursor, Read, Style, bill, from_id, instant, offset, page_token, read_all
+from recon.venues.live.pages import (
+    Cursor,
+    Read,
+    Style,
+    bill,
+    bybit_cursor,
+    coinbase_cursor,
+    from_id,
+    instant,
+    offset,
+    page_token,
+    read_all,
+)
 
 each_dialect = pytest.mark.parametrize("name", NAMES)
 START = datetime(2026, 3, 1, tzinfo=UTC)
@@ -310,3 +322,18 @@ def test_a_fill_from_the_future_is_refused_and_one_just_ahead_is_not() -> None:
         pytest.raises(Refused, match="ahead of now"),
     ):
         fetch(server, "alpaca", symbol)
+
+
+@pytest.mark.parametrize(("name", "cursor"), [("nextPageCursor", bybit_cursor), ("cursor", coinbase_cursor)])
+def test_a_cursor_that_the_venue_gives_leads_from_page_to_page_until_it_gives_none(name: str, cursor: Any) -> None:
+    """It stands on one fill of the page, whichever; the last page has an empty one."""
+    told = {"": ("1", "n"), "n": ("2", "m"), "m": ("3", "")}
+
+    def ask(_since: int | None, _until: int | None, sent: Cursor) -> Sequence[Mapping[str, Any]]:
+        number, after_it = told[sent.get("cursor", "")]
+        fill = {"order": "o", "timestamp": ms(START) + 1000, "symbol": "BTC/USD"}
+        return [{**fill, "id": f"{number}a", "info": {}}, {**fill, "id": f"{number}b", "info": {name: after_it}}]
+
+    read = read_all(ask, Style(limit=2, cursor=cursor), SPAN, None, lambda: NOW)
+    assert [fill["id"] for fill in read.trades] == ["1a", "1b", "2a", "2b", "3a", "3b"]
+    assert ([page.cursor for page in read.pages], read.gaps) == ([{}, {"cursor": "n"}, {"cursor": "m"}], ())

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import nbformat
 import pytest
-from report_samples import done, dry_run, executed
+from report_samples import done, dry_run, executed, failed
 
 from recon.domain import Stage
 from recon.reporting import describe as describe_module
@@ -24,7 +24,6 @@ from recon.reporting.manifest import read_chain, read_manifest, statement
 from recon.reporting.names import STEMS, sha256
 from recon.reporting.result import result_json
 from recon.reporting.seal import load_notebook, read_report
-from recon.reporting.verify import verify_folder
 
 ARMOUR = "-----BEGIN SSH SIGNATURE-----\nAAAA\n-----END SSH SIGNATURE-----\n"
 
@@ -55,10 +54,6 @@ def folder(tmp_path) -> Path:
     for result in (done(Stage.DETECT), dry_run(), dry_run()):
         keep(folder, result)
     return folder
-
-
-def failed(folder: Path) -> dict[str, str]:
-    return {check.name: check.detail for check in verify_folder(folder) if not check.ok}
 
 
 def below(folder: Path) -> dict[str, bytes]:
@@ -246,3 +241,27 @@ def test_a_report_of_which_only_the_notebook_was_kept_is_completed_by_the_next_r
     keep(folder, done(Stage.VALIDATE))
     assert {suffix: report.with_suffix(f".{suffix}").read_bytes() for suffix in whole} == whole
     assert failed(folder) == {}
+
+
+@pytest.mark.parametrize("data", [b"nonsense", b"[1]", b"[" * 100_000])
+def test_a_record_that_says_nothing_is_listed_all_the_same(folder, data: bytes) -> None:
+    add(folder, done(Stage.APPLY))
+    (folder / "record" / "03_apply").mkdir(parents=True)
+    (folder / "record" / "03_apply" / "run.json").write_bytes(data)
+    describe(folder, "demo")
+    manifest = read_manifest(folder)
+    assert (manifest.facts("03_apply.ipynb"), "record/03_apply/run.json" in manifest.digests) == ({}, True)
+
+
+def test_without_hard_links_a_file_is_kept_whole_and_never_written_over(tmp_path, monkeypatch) -> None:
+    def link(*_: object) -> None:
+        raise PermissionError(1, "Operation not permitted")
+
+    monkeypatch.setattr(files_module.os, "link", link)
+    path = tmp_path / "reports" / "a.json"
+    path.parent.mkdir()
+    add_file(path, b"first")
+    with pytest.raises(FileExistsError):
+        add_file(path, b"second")
+    assert (path.read_bytes(), path.stat().st_mode & 0o777) == (b"first", 0o444)
+    assert list(tmp_path.rglob("*")) == [path.parent, path], "nothing temporary is left"

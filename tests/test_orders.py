@@ -256,6 +256,7 @@ def test_an_index_that_failed_to_build_does_not_count(incident: Incident) -> Non
         ("action", "varchar(3)", "action cannot hold EXIT"),
         ("client_order_id", "uuid NOT NULL", "client_order_id must be given and is not text"),
         ("symbol", "uuid", "symbol is not text"),
+        ("exchange_order_id", "bigint", "exchange_order_id is not text"),
     ],
 )
 def test_a_column_of_the_wrong_type_is_refused_by_name(incident: Incident, column: str, kind: str, said: str) -> None:
@@ -525,6 +526,20 @@ def test_a_quantity_that_the_column_would_round_is_never_written(incident: Incid
     assert _reasons(incident) == {Reason.UNREPRESENTABLE_QUANTITY}
     [item] = [item for item in incident.run("dry-run").items if item.trade_id == "t2"]
     assert item.price == Decimal("110.00000000")
+
+
+def test_a_column_of_whole_numbers_holds_no_part_of_one(incident: Incident) -> None:
+    """A price is rounded to what the column keeps, a quantity is written as it is or not at all."""
+    incident.create_table(EXTENDED | dict.fromkeys(AMOUNTS, "bigint"))
+    incident.ghost("t1", "3", price="110.4")
+    incident.row("e-t2", "t2", "ENTRY", "3", symbol="ETH/USD")
+    for order, minute in (("X-2", 60), ("X-3", 70)):
+        incident.fill(order, "1.5", minute, symbol="ETH/USD")
+    assert _reasons(incident, "t1") == {Reason.FILL_EVIDENCE}
+    assert _reasons(incident, "t2") == {Reason.UNREPRESENTABLE_QUANTITY}
+    incident.approve("t2=halves")
+    assert incident.run("apply").counts == {"APPLIED": 1, "NO_GO": 1}
+    assert [(row["quantity"], row["price"]) for row in incident.backfills()] == [(3, 110)]
 
 
 def test_an_instant_that_the_column_would_round_is_never_written(incident: Incident) -> None:

@@ -154,12 +154,12 @@ def test_evidence_is_what_recorded_and_spent_rows_leave(facts):
     plan = plan_of(facts)
     (judged,) = plan.judgements
     assert (judged.evidence, judged.remainder) == (2, 6)
-    assert set(plan.left_over.values()) == {0}
+    assert set(plan.ledger.left.values()) == {0}
 
 
 def test_what_nobody_owns_is_left_over():
     plan = plan_of(facts_of("09:00:00 ENTRY T1 buy 1", "10:00:00 fill X1 sell 1", "10:01:00 fill X2 sell 3"))
-    assert [str(qty) for qty in plan.left_over.values()] == ["0", "3"]
+    assert [str(qty) for qty in plan.ledger.left.values()] == ["0", "3"]
 
 
 # Links

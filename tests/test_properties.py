@@ -223,8 +223,8 @@ def test_invariant_6_every_unit_is_given_once(facts):
     with localcontext(EXACT):
         units = build_units(facts.snapshot.fills)
     for unit in units:
-        assert plan.left_over[unit.key] >= 0
-        assert held[unit.key] + Fraction(plan.left_over[unit.key]) == Fraction(unit.qty)
+        assert plan.ledger.left[unit.key] >= 0
+        assert held[unit.key] + Fraction(plan.ledger.left[unit.key]) == Fraction(unit.qty)
 
 
 @many
@@ -347,7 +347,7 @@ def test_invariant_11_any_order_and_time_zone_of_the_facts_gives_the_same_bytes(
         [item_document(item) for item in plan.items]
     )
     assert [item.detail for item in other.items if item.writes] == [item.detail for item in plan.items if item.writes]
-    assert other.left_over == plan.left_over
+    assert other.ledger.left == plan.ledger.left
 
 
 @many
@@ -357,7 +357,7 @@ def test_invariant_6_narrowing_changes_no_judgement(facts, trades, markets, sett
     scope = Scope(tuple(sorted(trades)), tuple(sorted(markets)))
     whole, narrowed = plan_of(facts, **setting), plan_of(facts, scope, **setting)
     assert narrowed.judgements == tuple(one for one in whole.judgements if scope.holds(one.lifecycle))
-    assert (narrowed.left_over, narrowed.open_lifecycles) == (whole.left_over, whole.open_lifecycles)
+    assert (narrowed.ledger.left, narrowed.open_lifecycles) == (whole.ledger.left, whole.open_lifecycles)
 
 
 @many
@@ -414,7 +414,7 @@ def test_invariant_9_the_ambient_precision_decides_nothing_and_every_amount_is_a
         narrow = plan_of(facts)
     plan = plan_of(facts)
     assert narrow.digest == plan.digest
-    assert narrow.left_over == plan.left_over
+    assert narrow.ledger.left == plan.ledger.left
     for item in plan.items:
         assert all(not isinstance(getattr(item, field.name), float) for field in fields(item))
         assert type(item.qty) is Decimal

@@ -147,7 +147,7 @@ def test_the_spot_fees_of_acct_a_are_recognised_to_the_last_digit(replay, with_i
 def test_every_fill_of_an_account_is_somebodys(replay, account, with_ids):
     """Taken by a row or given to a trade: nothing is left over, and nothing was given twice (invariant 6)."""
     plan = plan_of(read_facts(replay / account, with_ids=with_ids))
-    assert set(plan.left_over.values()) == {0}
+    assert set(plan.ledger.left.values()) == {0}
 
 
 @pytest.mark.parametrize("account", ["acct-a", "acct-b", "acct-g"])

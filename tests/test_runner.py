@@ -13,6 +13,7 @@ from pathlib import Path
 
 import nbformat
 import pytest
+from papermill.clientwrap import PapermillNotebookClient
 from report_samples import NOTEBOOKS
 
 from recon.domain import Stage
@@ -20,10 +21,11 @@ from recon.errors import ReconError, Refused, UsageError
 from recon.interrupts import INTERRUPTS
 from recon.reporting import describe as describe_module
 from recon.reporting import notebook as notebook_module
-from recon.reporting.notebook import find_notebook
+from recon.reporting import runner as runner_module
+from recon.reporting.notebook import find_notebook, to_text
 from recon.reporting.render import render
 from recon.reporting.runner import Outcome, run_stage
-from recon.reporting.seal import read_report
+from recon.reporting.seal import load_notebook, read_report
 from recon.reporting.verify import verify_folder
 from recon.settings import Settings
 
@@ -127,6 +129,38 @@ def test_a_file_that_is_no_notebook_is_refused(settings, tmp_path) -> None:
     with pytest.raises(ReconError) as caught:
         run_stage(Stage.DRY_RUN, "demo", "batch-1", settings=settings, notebook=path)
     assert caught.value.code == "notebook_invalid"
+
+
+def test_parameters_that_are_no_python_are_refused(settings, tmp_path) -> None:
+    notebook = load_notebook(NOTEBOOKS / "good.ipynb")
+    [cell] = [cell for cell in notebook.cells if "parameters" in cell.metadata.get("tags", [])]
+    cell.source = "%load profile_id"
+    (tmp_path / "magic.ipynb").write_text(to_text(notebook))
+    with pytest.raises(ReconError, match="its parameters cell is not Python") as caught:
+        run_stage(Stage.DRY_RUN, "demo", "batch-1", settings=settings, notebook=tmp_path / "magic.ipynb")
+    assert caught.value.code == "notebook_invalid"
+    assert names(settings) == []
+
+
+def test_without_room_for_what_a_run_leaves_nothing_is_run(settings, monkeypatch) -> None:
+    def full(*_: object, **__: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(runner_module.tempfile, "TemporaryDirectory", full)
+    with pytest.raises(ReconError, match=r"^Nothing was run: .* \(No space left on device\)") as caught:
+        run(settings, "good")
+    assert (caught.value.code, names(settings)) == ("reports_unwritable", [])
+
+
+def test_a_kernel_that_does_not_start_is_named(settings, monkeypatch) -> None:
+    def execute(*_: object, **__: object) -> None:
+        raise RuntimeError("no answer in time")
+
+    monkeypatch.setattr(PapermillNotebookClient, "execute", execute)
+    outcome = run(settings, "good")
+    assert (outcome.result["verdict"], outcome.result["code"]) == ("FAILED", "kernel_not_started")
+    assert outcome.result["message"].startswith(f"The kernel of {sys.executable} did not start: no answer in time.")
+    assert outcome.report.name == "02_dry_run.failed.ipynb"
 
 
 @pytest.mark.parametrize(

@@ -12,6 +12,7 @@ from incidents import pause_switch
 from tampering import OTHER, SIGNER, Kept, Keys, files, keep, make_key
 
 from recon import sign_off
+from recon.domain import Check
 from recon.embedded import EmbeddedServer
 from recon.reporting.files import replace_file
 from recon.reporting.verify import verify_folder
@@ -190,6 +191,20 @@ def test_a_signature_that_is_taken_away_is_found(kept) -> None:
     assert all(check.ok for check in verify_folder(kept.folder, kept.keys.allowed)), "offline it was never signed"
     answer = kept.console.inside("verify", str(kept.folder))
     assert "FAIL state: the reports say validated, the database signed" in answer.out
+
+
+def test_a_manifest_that_changes_while_it_is_verified_is_not_signed(kept, monkeypatch) -> None:
+    """What was verified is what is signed: a stage that ends meanwhile is for the next attempt."""
+
+    def slow(*arguments: object, **options: bool) -> list[Check]:
+        checks = real(*arguments, **options)
+        sign_off.describe(kept.folder, kept.incident.profile, anew=True)
+        return checks
+
+    real = sign_off.database_checks
+    monkeypatch.setattr(sign_off, "database_checks", slow)
+    assert "got another manifest while it was verified" in sign(kept).refused("report_not_intact")
+    assert (status(kept)["state"], (kept.folder / "manifest.json.sig").exists()) == ("validated", False)
 
 
 def test_a_manifest_that_changes_while_a_person_signs_is_not_signed(kept, monkeypatch) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from datetime import timedelta
+from pathlib import Path
 
 import pytest
 from incidents import NOW, Incident, refusal
@@ -13,6 +14,7 @@ from recon.approval import signed_bytes
 from recon.domain import Verdict
 from recon.errors import UsageError
 from recon.plan import Scope
+from recon.reporting.approvals import approvals_check
 from recon.signatures import PLAN, REPORT, sign, signer
 from recon.stages import apply as stage
 from recon.stages.approve import approve
@@ -406,3 +408,44 @@ def test_a_signature_that_was_taken_off_after_the_apply_is_missed_where_it_is_re
     found = incident.run("validate", work=strict)
     assert (found.verdict, [check.name for check in found.checks if not check.ok]) == (Verdict.FAILED, ["approved"])
     assert incident.run("validate").verdict is Verdict.DONE, "the control: nobody asks for a signature"
+
+
+@pytest.mark.parametrize(
+    ("edit", "said"),
+    [
+        ("jsonb_set(approval, '{acknowledgements,speck}', '\"y\"')", "signed, not verified: "),
+        ("approval - 'approved_at'", "signed, not verified: the document is malformed"),
+        ("jsonb_set(approval, '{approved_at}', '\"then\"')", "signed, not verified: the document is malformed"),
+    ],
+)
+def test_an_approval_that_is_edited_after_the_apply_is_told_and_stops_what_requires_it(
+    incident: Incident, keys: Keys, edit: str, said: str
+) -> None:
+    planned(incident)
+    work = strict(incident, keys)
+    signed(incident, keys, work=work)
+    assert incident.run("apply", work=work).verdict is Verdict.DONE
+    before = incident.orders()
+    incident.sql(f"UPDATE reconciliation_batches SET approval = {edit}")
+    refused = incident.run("apply", work=work)
+    assert (refused.verdict, refused.code) == (Verdict.NO_GO, "signature_invalid")
+    assert f"the approval that was applied is {said}" in (refused.message or "")
+    found = incident.run("validate", work=work)
+    [approved] = [check for check in found.checks if check.name == "approved"]
+    assert (found.verdict, found.code, approved.ok) == (Verdict.FAILED, "validation_failed", False)
+    assert f"; {said}" in approved.detail
+    assert incident.orders() == before
+
+
+def test_a_kept_approval_that_somebody_else_signed_is_not_the_approvers(tmp_path: Path, keys: Keys) -> None:
+    kept = tmp_path / "record" / "03_apply" / "approval.json"
+    kept.parent.mkdir(parents=True)
+    kept.write_text(json.dumps({"action": "apply", "by": ALICE, "items": [], "acknowledgements": {}}))
+    signature = kept.with_name("approval.json.sig")
+    for key, ok, said in (
+        (keys.bob, False, f"it is '{BOB}' who signed, and '{ALICE}' who approved."),
+        (keys.alice, True, f"approval.json: signed by {ALICE}"),
+    ):
+        signature.write_text(sign(kept.read_bytes(), key, PLAN))
+        found = approvals_check(tmp_path, {}, keys.allowed)
+        assert (found.ok, said in found.detail) == (ok, True), found.detail

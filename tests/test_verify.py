@@ -15,7 +15,7 @@ from pathlib import Path
 
 import nbformat
 import pytest
-from report_samples import done, dry_run, executed, refused
+from report_samples import done, dry_run, executed, failed, refused
 
 from recon.domain import Stage
 from recon.errors import ReconError, Refused
@@ -48,10 +48,6 @@ def folder(tmp_path) -> Path:
     for result in (done(Stage.DETECT), dry_run(), dry_run(), refused()):
         keep(folder, result)
     return folder
-
-
-def failed(folder: Path) -> dict[str, str]:
-    return {check.name: check.detail for check in verify_folder(folder) if not check.ok}
 
 
 def overwrite(path: Path, data: bytes) -> None:

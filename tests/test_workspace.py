@@ -308,9 +308,12 @@ def test_after_the_commit_it_says_committed(incident, settled) -> None:
         commit_outcome(Stage.APPLY, settled, incident.batch) == "The database says committed: the batch is validated."
     )
     assert commit_outcome(Stage.ROLLBACK, settled, incident.batch).startswith("The database says rolled back: ")
+    incident.tamper("UPDATE reconciliation_batches SET state = 'signed'")
+    assert commit_outcome(Stage.APPLY, settled, incident.batch) == "The database says committed: the batch is signed."
     incident.run("rollback")
-    said = commit_outcome(Stage.ROLLBACK, settled, incident.batch)
-    assert said == "The database says committed: the batch is rolled_back."
+    for stage in (Stage.APPLY, Stage.ROLLBACK):
+        said = commit_outcome(stage, settled, incident.batch)
+        assert said == "The database says committed: the batch is rolled_back."
 
 
 def test_while_the_transaction_still_runs_it_is_unknown(incident, settled) -> None:

@@ -191,7 +191,7 @@ def _facts(path: Path, digest: str) -> dict[str, Any]:
     try:
         data = path.read_bytes()
         facts = json.loads(data)
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return {}
     return facts if isinstance(facts, dict) and hashlib.sha256(data).hexdigest() == digest else {}
 

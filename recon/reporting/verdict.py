@@ -71,8 +71,6 @@ def next_step(result: StageResult) -> str:
             return f"Check it independently: `{_command('run', result, 'validate')}`."
         case Stage.VALIDATE, Verdict.DONE:
             return "File the report folder. When trading is resumed is up to whoever paused it."
-        case Stage.VALIDATE, _:
-            return f"Read the failed checks. To take the batch back: `{_command('run', result, 'rollback')}`."
         case Stage.ROLLBACK, Verdict.DONE:
             return "Plan the repair again under a new batch_id; this batch is closed."
     return "Nothing: there was nothing to repair."

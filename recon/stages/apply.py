@@ -67,13 +67,13 @@ def apply(work: Workspace, profile_id: str, batch_id: str) -> StageResult:
     require_valid(batch.approval, Action.APPLY, batch, work.settings, now)
     snapshot = work.fetch(profile_id, now, asked, _window(batch))
     try:
-        done, written = write(
+        done, note = write(
             work, profile_id, batch_id, Action.APPLY, lambda held: _write(work, held, batch.approval, snapshot)
         )
     except StalePlan:
         _void(work, batch, now)
         raise
-    return apply_result(batch, done, written)
+    return apply_result(batch, done, note)
 
 
 def _window(batch: Batch) -> Window | None:

@@ -10,7 +10,7 @@ from recon.allocation import TradeKey
 from recon.batches import Batch
 from recon.domain import Cell, Check, Decision, Item, Stage, StageResult, Table, Verdict
 from recon.stages.approved import acknowledgements
-from recon.stages.writing import Written
+from recon.stages.writing import Outcome
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,9 +24,8 @@ class Applied:
     lifecycles: tuple[tuple[TradeKey, Decimal, Decimal], ...]
 
 
-def apply_result(batch: Batch, done: Applied, written: Written | None) -> StageResult:
-    """The result of an apply that wrote, or, without `written`, of one that only compared."""
-    committed = written.note if written and written.note else None
+def apply_result(batch: Batch, done: Applied, note: str | None) -> StageResult:
+    """The result of an apply that wrote, or, without a note, of one that only compared."""
     counts = Counter(decision.value for _, decision in done.decisions)
     counts.update(item.decision.value for item in done.left)
     items = (*(replace(item, decision=decision) for item, decision in done.decisions), *done.left)
@@ -39,13 +38,13 @@ def apply_result(batch: Batch, done: Applied, written: Written | None) -> StageR
         checks=done.checks,
         counts=dict(sorted(counts.items())),
         items=items,
-        message=committed,
+        message=note or None,
         tables={
             "applied": _applied(done),
             "left_open": _left(done),
             "acknowledgements": acknowledgements(batch),
             "invariants": _lifecycles(done),
-            "transaction": _transaction(batch, done, written),
+            "transaction": _transaction(batch, done, note),
         },
     )
 
@@ -92,7 +91,7 @@ def _lifecycles(done: Applied) -> Table:
     )
 
 
-def _transaction(batch: Batch, done: Applied, written: Written | None) -> Table:
+def _transaction(batch: Batch, done: Applied, note: str | None) -> Table:
     approval = batch.approval or {}
     facts: list[tuple[Cell, ...]] = [
         ("approved by", approval.get("by")),
@@ -100,8 +99,8 @@ def _transaction(batch: Batch, done: Applied, written: Written | None) -> Table:
         ("approval expires", approval.get("expires_at")),
         ("signature", done.signed),
         ("plan digest", batch.plan_digest),
-        ("outcome", written.outcome.value if written else "nothing to commit to orders: applied before"),
+        ("outcome", "nothing to commit to orders: applied before" if note is None else Outcome.COMMITTED.value),
     ]
-    if written and written.note:
-        facts.append(("note", written.note))
+    if note:
+        facts.append(("note", note))
     return Table("The transaction", "One transaction held everything above.", ("fact", "value"), tuple(facts))

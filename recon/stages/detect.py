@@ -178,9 +178,9 @@ def _spellings(spelled: Sequence[str]) -> Table:
 def _unowned(facts: Facts, work: Workspace, unread: str) -> Table:
     plan = build_plan(facts, work.rules)
     rows = tuple(
-        (unit.symbol, unit.side.value, unit.exchange_order_id, unit.filled_at, unit.qty, plan.left_over[key])
+        (unit.symbol, unit.side.value, unit.exchange_order_id, unit.filled_at, unit.qty, plan.ledger.left[key])
         for key, unit in plan.ledger.units.items()
-        if plan.left_over[key] > 0
+        if plan.ledger.left[key] > 0
     )
     return Table(
         "Fills that nobody owns",

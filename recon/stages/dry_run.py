@@ -204,7 +204,7 @@ def _on_fills(plan: Plan) -> tuple[bool, str]:
     """Runbook section 6: what would be written equals, unit by unit, what the fills still have to give."""
     evidence = [item for item in plan.rows_to_write if item.exchange_order_id is not None]
     units = plan.ledger.units
-    over = [unit for key, unit in units.items() if plan.left_over[key] < 0]
+    over = [qty for qty in plan.ledger.left.values() if qty < 0]
     backed = sum(len(judgement.allocations) for judgement in plan.judgements if not judgement.is_blocked)
     found = f"{count(len(evidence), 'row')} from {count(backed, 'allocation')} of {count(len(units), 'unit')}"
     detail = f"{found}; over-spent units: {len(over)}"

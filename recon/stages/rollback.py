@@ -15,7 +15,7 @@ from recon.database import transaction
 from recon.domain import Check, Item, Stage, StageResult, State, Table, Verdict
 from recon.errors import ReconError, Refused
 from recon.stages.approved import acknowledgements, altered_rows, approval_check, owned_items
-from recon.stages.writing import Held, Written, write
+from recon.stages.writing import Held, write
 from recon.wording import count
 from recon.workspace import Workspace
 
@@ -26,7 +26,6 @@ class RolledBack:
 
     canceled: tuple[Item, ...]
     left_alone: tuple[tuple[str, str], ...]
-    reverted: int
     checks: tuple[Check, ...]
     lifecycles: tuple[tuple[TradeKey, Decimal, Decimal], ...]
 
@@ -43,12 +42,12 @@ def rollback(work: Workspace, profile_id: str, batch_id: str) -> StageResult:
         batch.after(Action.ROLLBACK)
         now = work.now(connection)
     if batch.state is State.ROLLED_BACK:
-        done = RolledBack((), (), 0, (Check("already_rolled_back", True, "nothing to do"),), ())
+        done = RolledBack((), (), (Check("already_rolled_back", True, "nothing to do"),), ())
         return _result(profile_id, batch, done, None)
     if work.settings.recon_require_signature:
         require_valid(batch.rollback_approval, Action.ROLLBACK, batch, work.settings, now)
-    done, written = write(work, profile_id, batch_id, Action.ROLLBACK, lambda held: _roll_back(work, held))
-    return _result(profile_id, batch, done, written)
+    done, note = write(work, profile_id, batch_id, Action.ROLLBACK, lambda held: _roll_back(work, held))
+    return _result(profile_id, batch, done, note)
 
 
 def _roll_back(work: Workspace, held: Held) -> RolledBack:
@@ -60,13 +59,13 @@ def _roll_back(work: Workspace, held: Held) -> RolledBack:
     bystanders = orders.digest(connection, batch.profile_id, without=ids)
     batches.save(connection, batch.moved(Action.ROLLBACK), actor=work.actor, now=held.now)  # opens the door
     changed = orders.set_status(connection, batch.profile_id, ids, before={"filled"}, after="canceled", now=held.now)
-    reverted = audit.mark_reverted(connection, batch.profile_id, batch.batch_id, held.now)
+    audit.mark_reverted(connection, batch.profile_id, batch.batch_id, held.now)
     checks, lifecycles = _invariants(held, own, before, bystanders, changed)
     for check in checks:
         if not check.ok:
             raise ReconError("invariant_violated", f"{check.name}: {check.detail}. Nothing was written; report this.")
     checks = (*approved, Check("pause_confirmed", True, held.pause.detail), *checks)
-    return RolledBack(tuple(own), others, reverted, checks, lifecycles)
+    return RolledBack(tuple(own), others, checks, lifecycles)
 
 
 def _approved(work: Workspace, held: Held, own: Sequence[Item]) -> tuple[Check, ...]:
@@ -122,11 +121,12 @@ def _invariants(
     ), rows
 
 
-def _result(profile_id: str, batch: batches.Batch, done: RolledBack, written: Written | None) -> StageResult:
+def _result(profile_id: str, batch: batches.Batch, done: RolledBack, note: str | None) -> StageResult:
+    """The result of a rollback that wrote, or, without a note, of one that found it done."""
     message = "the batch was rolled back before; nothing was written"
-    if written is not None:
+    if note is not None:
         kept = f", {len(done.left_alone)} left to the batches that own them" if done.left_alone else ""
-        message = f"{count(len(done.canceled), 'row')} set to canceled{kept}. {written.note}".strip()
+        message = f"{count(len(done.canceled), 'row')} set to canceled{kept}. {note}".strip()
     return StageResult(
         Stage.ROLLBACK,
         profile_id,

@@ -18,7 +18,6 @@ from recon.batches import Action, Batch
 from recon.database import transaction
 from recon.domain import Check, Decision, Item, Snapshot, Stage, StageResult, Table, Verdict, Wanted
 from recon.errors import ReconError
-from recon.evidence import ZERO
 from recon.identity import canonical_decimal, canonical_symbol
 from recon.lifecycles import build_lifecycles
 from recon.orders import OpenLifecycle, Orders
@@ -228,7 +227,7 @@ def _agreement(found: _Found, snapshot: Snapshot | None, unread: str) -> Check:
         return Check("exchange_agrees", False, f"expected the exchange's positions, found none: {why}")
     apart = [m for symbol, m in mismatches(found.net, snapshot).items() if symbol in repaired]
     listed = "; ".join(
-        f"{m.symbol}: orders {canonical_decimal(m.db_open_qty)}, exchange {canonical_decimal(m.exchange_qty or ZERO)}"
+        f"{m.symbol}: orders {canonical_decimal(m.db_open_qty)}, exchange {canonical_decimal(m.exchange_qty)}"
         for m in apart
     )
     return Check(

@@ -19,7 +19,6 @@ from sqlalchemy.exc import DBAPIError
 from recon import batches
 from recon.batches import Action, Batch
 from recon.database import explain, first_line, prepare, sqlstate
-from recon.domain import State
 from recon.errors import ReconError, Refused
 from recon.identity import advisory_key
 from recon.orders import Orders
@@ -30,10 +29,6 @@ T = TypeVar("T")
 
 NEVER_ASSIGNED = "22023"
 """The SQLSTATE for a transaction id that the server has not given to anybody yet."""
-
-_UNAPPLIED = frozenset({None, State.DETECTED, State.PLANNED, State.APPROVED})
-_BEFORE = {Action.APPLY: _UNAPPLIED, Action.ROLLBACK: frozenset(State) - {State.ROLLED_BACK}}
-"""The states from which no batch has been where the action leads: applied, or rolled back, for good."""
 
 STATUS_ATTEMPTS = 20
 """How often pg_xact_status is asked, a quarter of a second apart, while the server still decides."""
@@ -58,19 +53,10 @@ class Held:
     pause: PauseAnswer
 
 
-@dataclass(frozen=True, slots=True)
-class Written:
-    """How the transaction ended; `note` is empty unless the answer to COMMIT was lost."""
-
-    outcome: Outcome
-    transaction_id: str
-    note: str = ""
-
-
-def write(
-    work: Workspace, profile_id: str, batch_id: str, action: Action, body: Callable[[Held], T]
-) -> tuple[T, Written]:
+def write(work: Workspace, profile_id: str, batch_id: str, action: Action, body: Callable[[Held], T]) -> tuple[T, str]:
     """Run `body` in one READ COMMITTED transaction under every lock and gate, and commit; writes.
+
+    Returns what `body` returned, and a note for the report, which is empty unless the answer to COMMIT was lost.
 
     In this order: time-outs; the profile's advisory lock, tried once; the table lock, before anything is read;
     the batch's row; the pause switch, one attempt; `body`; the pause switch again; COMMIT. Whatever raises
@@ -94,7 +80,7 @@ def write(
                 begun.commit()
             except DBAPIError as error:
                 return done, _settle(work.engine, held.batch, action, xid, error)
-            return done, Written(Outcome.COMMITTED, xid)
+            return done, ""
     except DBAPIError as error:
         raise explain(error) from error
 
@@ -122,14 +108,14 @@ def _gate(work: Workspace, profile_id: str) -> PauseAnswer:
     return answer
 
 
-def _settle(engine: Engine, batch: Batch, action: Action, xid: str, error: DBAPIError) -> Written:
-    """Ask the server, on a new connection, what became of the transaction; raise unless it committed."""
+def _settle(engine: Engine, batch: Batch, action: Action, xid: str, error: DBAPIError) -> str:
+    """Ask the server, on a new connection, what became of the transaction; raise unless it committed, else say so."""
     outcome = _ask(engine, batch, action, xid)
     lost = error.connection_invalidated or (sqlstate(error) or "08")[:2] in ("08", "57")
     what = "The answer to COMMIT was lost" if lost else "The database refused the COMMIT"
     said = f"{what} ({first_line(error)}); asked for transaction {xid}, the database says: {outcome}."
     if outcome is Outcome.COMMITTED:
-        return Written(outcome, xid, said)
+        return said
     if outcome is Outcome.ROLLED_BACK:
         raise ReconError("commit_rolled_back", f"{said} Nothing was written; put right what it says, then run again.")
     raise ReconError(
@@ -155,7 +141,7 @@ def _ask(engine: Engine, batch: Batch, action: Action, xid: str) -> Outcome:
         except DBAPIError as error:
             status = "aborted" if sqlstate(error) == NEVER_ASSIGNED else None
         if status in ("committed", "aborted"):
-            moved = state not in _BEFORE[action]
-            return Outcome.COMMITTED if status == "committed" and moved else Outcome.ROLLED_BACK
+            committed = status == "committed" and batches.is_behind(state, action)
+            return Outcome.COMMITTED if committed else Outcome.ROLLED_BACK
         time.sleep(0.25)
     return Outcome.UNKNOWN

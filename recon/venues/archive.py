@@ -12,7 +12,7 @@ import io
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import datetime
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -128,4 +128,4 @@ def _time(text: str) -> datetime:
     value = rows.parse_time(text)
     if value is None:
         raise ValueError(f"expected a time with offset, found {text!r}")
-    return value.astimezone(UTC)
+    return value

@@ -16,7 +16,6 @@ class Boundaries:
 
     def __init__(self, engine: sa.Engine, at: int = -1, act: Callable[[], object] = lambda: None) -> None:
         self.seen: list[str] = []
-        self.reached = False
         self._at, self._act = at, act
         event.listen(engine, "do_connect", lambda *_: self._reach(CONNECT))
         event.listen(engine, "before_cursor_execute", lambda _c, _k, statement, *_: self._reach(statement))
@@ -32,5 +31,4 @@ class Boundaries:
     def _reach(self, what: str) -> None:
         self.seen.append(what)
         if len(self.seen) - 1 == self._at:
-            self.reached = True
             self._act()

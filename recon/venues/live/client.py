@@ -52,8 +52,7 @@ class ReadOnlyVenue:
     """An account at a venue, through which nothing can be changed.
 
     `market` is spot, swap, future or margin; `time_difference` is how many milliseconds this machine's clock is ahead
-    of the venue's, once `load` has asked; `answers` counts what the venue was asked. The loaded markets are those
-    of that kind alone; `every` holds all.
+    of the venue's, once `load` has asked. The loaded markets are those of that kind alone; `every` holds all.
     """
 
     def __init__(self, client: Any, secrets: Sequence[str], market: str) -> None:
@@ -70,11 +69,6 @@ class ReadOnlyVenue:
     def name(self) -> str:
         """Ccxt's id of the venue."""
         return str(self._client.id)
-
-    @property
-    def answers(self) -> int:
-        """How many answers were read so far."""
-        return int(self._client.answers)
 
     @property
     def last_answer(self) -> Any:

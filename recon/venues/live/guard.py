@@ -58,14 +58,12 @@ def understood(ask: Callable[[], Any]) -> Any:
         return ask()
     except binascii.Error as error:
         raise ccxt.AuthenticationError("the secret is not written as this venue writes secrets") from error
-    except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError) as error:
+    except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError, RecursionError) as error:
         raise Garbled(f"an answer without the promised content ({type(error).__name__})") from error
 
 
 class Guarded:
     """Goes before ccxt's own class: what may be sent, and what counts as an answer."""
-
-    answers = 0
 
     def fetch(self, url: str, method: str = "GET", headers: Any = None, body: Any = None) -> Any:
         """One request. One that is no read is refused before it is sent; a body that is no JSON is no answer."""
@@ -74,7 +72,6 @@ class Guarded:
         if method != "GET" and not (method == "POST" and posts and posts.fullmatch(path)):
             raise ccxt.NotSupported(f"{method} {path} is not a read, and recon only reads")
         answer = super().fetch(url, method, headers, body)  # type: ignore[misc]
-        self.answers += 1
         if not isinstance(answer, dict | list):
             raise ccxt.BadResponse("an answer that is no JSON")
         return answer

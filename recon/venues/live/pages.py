@@ -147,7 +147,7 @@ def _pages(
     cursor: Cursor = {}
     start, stuck, longest = piece.start, 0, 0
     while True:
-        since, until = (None, None) if cursor and style.alone else (_ms(start - EDGE), _ms(piece.end + EDGE))
+        since, until = (None, None) if cursor and style.alone else (to_ms(start - EDGE), to_ms(piece.end + EDGE))
         page = ask(since, until, cursor)
         pages.append(Page(symbol, start, piece.end, dict(cursor), len(page), clock()))
         new = [trade for trade in page if _key(trade) not in seen]
@@ -187,5 +187,6 @@ def _stuck(symbol: str | None, page: Sequence[Trade]) -> Refused:
     )
 
 
-def _ms(value: datetime) -> int:
+def to_ms(value: datetime) -> int:
+    """Whole milliseconds since 1970."""
     return (value - datetime.fromtimestamp(0, UTC)) // timedelta(milliseconds=1)

@@ -111,7 +111,7 @@ class _Reader:
 
     def _dust(self) -> Sequence[Trade]:
         """Binance tells small balances that it turned into BNB apart from the fills."""
-        found: Sequence[Trade] = self.venue.read("fetch_my_dust_trades", None, _ms(self.span.start))
+        found: Sequence[Trade] = self.venue.read("fetch_my_dust_trades", None, pages.to_ms(self.span.start))
         inside = [trade for trade in found if self.span.holds(pages.instant(trade))]
         return [{**trade, "id": trade.get("id") or f"{trade['order']}-{trade['symbol']}"} for trade in inside]
 
@@ -201,7 +201,3 @@ def _distinct(found: Sequence[Trade]) -> list[Trade]:
         else {**trade, "id": f"{trade['id']}@{trade['timestamp']}"}
         for trade in found
     ]
-
-
-def _ms(value: datetime) -> int:
-    return (value - datetime.fromtimestamp(0, UTC)) // timedelta(milliseconds=1)
