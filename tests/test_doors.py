@@ -5,9 +5,11 @@ from __future__ import annotations
 import uuid
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import sqlalchemy as sa
+from console import Console, clean_environment
 from doors.people import LOGIN_OF, as_login, make_people
 from incidents import EXTENDED, Incident, refusal
 from test_orders import ODD, SEARCH_PATH, SHAPES, repair_and_take_back
@@ -59,10 +61,7 @@ def test_each_stage_is_run_by_its_role_and_refused_to_every_other(guarded: Incid
                 assert refusal(lambda who=who: approve_as(guarded, who)).code == "role_missing"
             else:
                 refused = run_as(guarded, who, stage)
-                assert (refused.verdict, refused.code) == (
-                    (Verdict.FAILED, "database_error") if who == "nobody" and refused.code == "database_error"
-                    else (Verdict.NO_GO, "role_missing")
-                ), refused.message  # fmt: skip
+                assert (refused.verdict, refused.code) == (Verdict.NO_GO, "role_missing"), refused.message
         if stage == "approve":
             approve_as(guarded, "an_approver")
         else:
@@ -223,11 +222,74 @@ def test_a_user_who_owns_nothing_is_refused_and_changes_nothing(
 ) -> None:
     engine = maker(owns="GRANT SELECT ON orders TO {name}")
     before = definitions(guarded)
+    said = not_permitted(engine)
+    assert "without CREATEROLE, the ownership of orders, the ownership of its schema." in said
+    assert "permission denied to create role" in said
+    assert "`recon init --roles --print`" in said
+    assert definitions(guarded) == before
+
+
+def test_only_the_rights_that_are_missing_are_named(guarded: Incident, maker: Callable[..., sa.Engine]) -> None:
+    without_doors(guarded)
+    guarded.sql("REVOKE ALL ON orders FROM recon_owner")
+    owns = "GRANT recon_owner TO {name} WITH ADMIN OPTION; GRANT CREATE ON SCHEMA public TO {name} WITH GRANT OPTION"
+    said = not_permitted(maker("CREATEROLE", owns=owns))
+    assert "without the ownership of orders, the ownership of its schema. The server says: " in said
+
+
+def not_permitted(engine: sa.Engine) -> str:
+    """What making the doors is refused with, for lack of a right of this login."""
     with pytest.raises(ReconError) as refused, transaction(engine) as connection:
         create_doors(connection)
-    assert refused.value.code == "database_error"
-    assert "SQLSTATE 42501" in refused.value.message
-    assert definitions(guarded) == before
+    assert (refused.value.code, refused.value.exit_status) == ("privileges_missing", 1)
+    return refused.value.message
+
+
+READINGS = (("status",), ("fetch", "--profile-id", "main", "--out", "kept"))
+
+
+def by_hand(incident: Incident, who: str) -> Console:
+    """The command line as a login uses it."""
+    url = as_login(incident.engine, who).url.render_as_string(hide_password=False)
+    settings = {"RECON_DATABASE_URL": url, "RECON_EXCHANGE": f"statement:{incident.folder}"}
+    return Console(clean_environment() | settings, incident.folder.parent)
+
+
+@pytest.mark.parametrize("words", READINGS, ids=lambda words: words[0])
+def test_a_login_without_any_role_is_told_which_one_lets_it_read(guarded: Incident, words: tuple[str, ...]) -> None:
+    assert 'GRANT recon_reader TO "nobody"' in by_hand(guarded, "nobody").inside(*words).refused("role_missing")
+    assert by_hand(guarded, "a_reader").inside(*words).status == 0
+
+
+def test_so_is_one_that_may_not_even_look_into_the_schema(incident: Incident) -> None:
+    incident.sql("CREATE SCHEMA hidden")
+    incident.sql(SEARCH_PATH.replace("trading, public", "hidden"))
+    incident.create_table(name="hidden.orders", doors=True).ghost("t1")
+    make_people(incident.engine)
+    for words in READINGS:
+        assert "GRANT recon_reader" in by_hand(incident, "nobody").inside(*words).refused("role_missing")
+    assert run_as(incident, "nobody", "detect").code == "role_missing"
+    assert run_as(incident, "a_taker", "apply").code == "illegal_transition"  # of no batch
+
+
+def test_verify_says_it_too(guarded: Incident, tmp_path: Path) -> None:
+    console = by_hand(guarded, "a_planner")
+    assert console.stage("detect", "main", "kept").status == 0
+    folder = str(tmp_path / "reports" / "kept")
+    assert console.inside("verify", folder).status == 0
+    said = by_hand(guarded, "nobody").inside("verify", folder)
+    assert (said.status, said.err) == (1, "")
+    [told] = [line for line in said.out.splitlines() if line.startswith("FAIL")]
+    assert told.startswith("FAIL database: role_missing: ")
+    assert 'GRANT recon_reader TO "nobody"' in told
+
+
+def test_a_login_that_may_read_everything_by_itself_needs_no_role(
+    guarded: Incident, maker: Callable[..., sa.Engine]
+) -> None:
+    tables = "orders, reconciliation_backfill_audit, reconciliation_batches, reconciliation_events"
+    engine = maker(owns=f"GRANT SELECT ON {tables} TO {{name}}")
+    assert by_hand(guarded, engine.url.username or "").inside("status").status == 0
 
 
 MORE = {

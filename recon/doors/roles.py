@@ -10,13 +10,15 @@ from collections.abc import Mapping, Sequence
 
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
+from sqlalchemy.exc import DBAPIError
 
 from recon import audit
+from recon.database import INSUFFICIENT_PRIVILEGE, sqlstate, whole_message
 from recon.doors.append_only import append_only_statements
 from recon.doors.names import CANCEL, INSERT, LOCK, OWNER, REINSTATE, WAY_BACK, Role
 from recon.doors.triggers import FUNCTIONS, guard_statements
 from recon.doors.views import CLOCK, door_statements
-from recon.errors import Refused
+from recon.errors import ReconError, Refused
 from recon.orders import Orders
 
 AUDIT, BATCHES, EVENTS = (table.name for table in (audit.audit_table, audit.batches_table, audit.events_table))
@@ -124,11 +126,41 @@ def _check_owner(connection: Connection) -> None:
 
 
 def create_doors(connection: Connection, clock: str = CLOCK) -> list[str]:
-    """Run `role_statements`; writes DDL, returns what was run."""
+    """Run `role_statements`; writes DDL, returns what was run.
+
+    Raises what they raise, and `ReconError` (privileges_missing) when this user may not make the roles or the doors.
+    """
     statements = role_statements(connection, clock)
-    for statement in statements:
-        connection.exec_driver_sql(statement, execution_options={"no_parameters": True})
+    user, lacking = _lacking(connection)
+    try:
+        for statement in statements:
+            connection.exec_driver_sql(statement, execution_options={"no_parameters": True})
+    except DBAPIError as error:
+        if sqlstate(error) != INSUFFICIENT_PRIVILEGE:
+            raise
+        without = f" without {', '.join(lacking)}" if lacking else ""
+        raise ReconError(
+            "privileges_missing",
+            "Expected a superuser, or a user that may create and grant the roles and owns orders and its schema; found "
+            f"{user}{without}. The server says: {whole_message(error)}. Nothing was changed. Give a DBA what `recon "
+            "init --roles --print` prints.",
+        ) from error
     return statements
+
+
+def _lacking(connection: Connection) -> tuple[str, list[str]]:
+    """The current user, and which of the rights that a superuser has anyway it lacks; reads only."""
+    query = sa.text(
+        """
+        SELECT current_user::text, rolsuper OR rolcreaterole, pg_has_role(relowner, 'USAGE'),
+            pg_has_role(nspowner, 'USAGE')
+        FROM pg_roles, pg_class JOIN pg_namespace ON pg_namespace.oid = relnamespace
+        WHERE rolname = current_user AND pg_class.oid = to_regclass('orders')
+        """
+    )
+    user, *rights = connection.execute(query).one()
+    named = ("CREATEROLE", "the ownership of orders", "the ownership of its schema")
+    return user, [name for name, right in zip(named, rights, strict=True) if not right]
 
 
 def _schemas(connection: Connection) -> tuple[str, str]:
