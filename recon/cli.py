@@ -23,7 +23,7 @@ from recon.database import transaction
 from recon.doctor import examine
 from recon.domain import Check, Stage
 from recon.doors.access import for_reading
-from recon.doors.roles import create_doors, role_statements
+from recon.doors.roles import create_doors, role_script
 from recon.errors import ReconError
 from recon.fetch import fetch_evidence
 from recon.identity import check_batch_id
@@ -70,16 +70,16 @@ def init_command(print_only: bool, roles: bool) -> None:
     """Create recon's own tables beside `orders`. An existing audit table gets the columns that it lacks.
 
     With --roles, PostgreSQL itself refuses whatever is not in an approved plan. That takes a superuser, or a user that
-    may create roles and owns `orders`; --print gives the SQL for one.
+    may create roles and owns `orders`; --print gives the SQL for one, as one transaction.
     """
     with transaction(open_workspace().engine) as connection:
         if roles:
-            statements = role_statements(connection) if print_only else create_doors(connection)
+            statements = role_script(connection) if print_only else create_doors(connection)
         elif print_only:
             statements = audit.ddl(connection) + audit.trail_ddl(connection)
         else:
             statements = audit.create_tables(connection)
-    lines = [statement if statement.startswith("--") else f"{statement};" for statement in statements]
+    lines = [printable(one) if one.startswith("--") else f"{one};" for one in statements]
     _print("\n".join(lines) or "-- recon's tables are complete; nothing to do")
 
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import subprocess
 import uuid
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
@@ -23,6 +25,7 @@ from recon.domain import StageResult, Verdict
 from recon.doors.access import Protection, behind, protection
 from recon.doors.names import CANCEL, INSERT, LOCK, REINSTATE, Role
 from recon.doors.roles import create_doors, role_statements
+from recon.embedded_place import _wheel_programs
 from recon.errors import ReconError
 from recon.incident import ROLES
 from recon.stages.approve import approve
@@ -163,6 +166,35 @@ def test_what_print_gives_makes_the_same_doors(guarded: Incident) -> None:
     with guarded.backend.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
         for statement in statements:
             connection.exec_driver_sql(f"{statement};", execution_options={"no_parameters": True})
+    assert definitions(guarded) == made
+
+
+def psql(engine: sa.Engine, script: str) -> str:
+    """Run a script as `psql -f` does, which goes on after an error; returns what it complains of."""
+    program = _wheel_programs() / "psql"
+    url = engine.url.set(drivername="postgresql").render_as_string(hide_password=False)
+    command = [str(program), "--no-psqlrc", "--quiet", "--file=-", url]
+    ran = subprocess.run(command, input=script, capture_output=True, text=True, check=True, env=clean_environment())
+    return "\n".join(line for line in ran.stderr.splitlines() if "NOTICE" not in line)
+
+
+def test_psql_makes_what_print_gives_all_or_nothing(guarded: Incident, maker: Callable[..., sa.Engine]) -> None:
+    printed = by_hand(guarded, guarded.engine.url.username or "").inside("init", "--roles", "--print")
+    assert (printed.status, printed.err) == (0, "")
+    header, *lines = printed.out.splitlines()
+    assert header == (
+        f"-- recon {version('recon')}: the roles and doors for table public.orders, with recon's own tables in schema "
+        "public, of database incidents"
+    )
+    assert (lines[0], lines[-1]) == ("BEGIN;", "COMMIT;")
+    with transaction(guarded.engine) as connection:
+        create_doors(connection)  # with the server's clock
+    made = definitions(guarded)
+    guarded.sql(f"DROP VIEW {LOCK}, {INSERT}, {REINSTATE}, {CANCEL}")
+    bare = definitions(guarded)
+    assert "permission denied" in psql(maker("CREATEROLE"), printed.out)
+    assert definitions(guarded) == bare != made
+    assert psql(guarded.engine, f"SET search_path TO pg_catalog;\n{printed.out}") == ""
     assert definitions(guarded) == made
 
 

@@ -7,6 +7,7 @@ changed on `orders` itself but who may read it.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from importlib.metadata import version
 
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
@@ -123,6 +124,25 @@ def _check_owner(connection: Connection) -> None:
             f"Expected {OWNER}, which owns the doors, to be granted to nobody; found it granted to {named}. Run "
             f"`REVOKE {OWNER} FROM {named}`, then run again.",
         )
+
+
+def role_script(connection: Connection) -> list[str]:
+    """`role_statements` as one transaction for `psql -f`, under a comment that says what it is for; reads only.
+
+    It takes the search path of this connection with it, and so the same tables. Raises what `role_statements` raises.
+    """
+    statements = role_statements(connection)
+    own, theirs = _schemas(connection)
+    query = sa.text("SELECT current_database()::text, current_setting('search_path')")
+    database, path = connection.execute(query).one()
+    about = f"table {theirs}.orders, with recon's own tables in schema {own}, of database {database}"
+    return [
+        f"-- recon {version('recon')}: the roles and doors for {about}",
+        "BEGIN",
+        f"SET LOCAL search_path TO {path}",
+        *statements,
+        "COMMIT",
+    ]
 
 
 def create_doors(connection: Connection, clock: str = CLOCK) -> list[str]:
