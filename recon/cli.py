@@ -18,7 +18,7 @@ from typing import Any
 import click
 
 from recon import audit, batches
-from recon.agreement import database_checks
+from recon.agreement import NOT_COMPARED, database_checks
 from recon.database import transaction
 from recon.doctor import examine
 from recon.domain import Check, Stage
@@ -31,6 +31,7 @@ from recon.incident import commit_outcome, exact
 from recon.reporting.result import console_text, printable
 from recon.reporting.verify import verify_folder
 from recon.settings import Settings, load_settings
+from recon.signatures import readable
 from recon.sign_off import sign_report
 from recon.stages.approve import approve, approve_rollback
 from recon.stages.release import Approval
@@ -237,16 +238,21 @@ def verify_command(directory: Path, allowed_signers: Path | None, require_signat
     every notebook ran to its end and is sealed; each manifest follows the one that it replaced; signatures, of the
     report and of the approvals in it, are those of people whom the allowed-signers file names.
 
-    With it: the batch, each of its audit rows and each of its rows in orders are as reported and recorded.
+    With it: the batch, each of its audit rows and each of its rows in orders are as reported and recorded. A folder
+    that does not hold by itself is not held against the database.
 
-    Each failure names the file or the row. Exit status: 0 all checks hold, 1 one does not.
+    Each failure names the file or the row. Exit status: 0 all checks hold, 1 one does not, 2 FILE cannot be read.
     """
     settings = load_settings()
     allowed = allowed_signers or settings.recon_allowed_signers
+    if allowed is not None:
+        readable(allowed)
     signed = settings.recon_require_signature
     checks = verify_folder(directory, allowed, require_signature=require_signature, require_approvals=signed)
     if all(check.ok for check in checks):
         checks += database_checks(settings, directory)
+    else:
+        checks.append(NOT_COMPARED)
     _report_checks(checks, as_json)
 
 

@@ -93,7 +93,7 @@ def readable(allowed_signers: Path) -> None:
         raise UsageError(
             "allowed_signers_unreadable",
             f"The allowed-signers file {allowed_signers} cannot be read ({error.strerror}). Expected lines such as "
-            "`NAME ssh-ed25519 AAAA...`; write it, or name another in RECON_ALLOWED_SIGNERS.",
+            "`NAME ssh-ed25519 AAAA...`; write it, or name another.",
         ) from None
 
 

@@ -92,6 +92,23 @@ def test_a_command_that_is_none_ends_with_2(console, words, said) -> None:
     assert (told.status, told.json["code"]) == (2, "usage")
 
 
+@pytest.mark.parametrize("setting", [None, "RECON_ALLOWED_SIGNERS"])
+def test_verify_does_not_begin_without_the_file_of_those_who_may_sign(console, tmp_path, setting) -> None:
+    nowhere = str(tmp_path / "nowhere")
+    given = ("--allowed-signers", nowhere) if setting is None else ()
+    asked = console if setting is None else console.but(**{setting: nowhere})
+    said = asked.inside("verify", str(tmp_path), *given).refused("allowed_signers_unreadable", 2)
+    assert said.startswith(f"The allowed-signers file {nowhere} cannot be read")
+
+
+def test_verify_says_that_it_did_not_ask_the_database_about_a_folder_that_does_not_hold(console, tmp_path) -> None:
+    answer = console.inside("verify", str(tmp_path))
+    assert (answer.status, answer.err) == (1, "")
+    first, last = answer.out.splitlines()
+    assert first.startswith("FAIL sums_match: ")
+    assert last.startswith("FAIL database: not compared: ")
+
+
 def test_a_question_ends_as_a_question(console) -> None:
     message = console.inside("--versio").refused("usage", 2)
     assert message.startswith("No such option '--versio'. Did you mean '--version'? See `")
