@@ -31,8 +31,8 @@ from recon.incident import commit_outcome, exact
 from recon.reporting.result import console_text, printable
 from recon.reporting.verify import verify_folder
 from recon.settings import Settings, load_settings
-from recon.signatures import readable
 from recon.sign_off import sign_report
+from recon.signatures import readable
 from recon.stages.approve import approve, approve_rollback
 from recon.stages.release import Approval
 from recon.workspace import open_workspace
@@ -184,8 +184,10 @@ def approve_command(
 def status_command(profile_id: str | None, as_json: bool) -> None:
     """List the batches with their states and the next command for each."""
     settings = load_settings()
-    with transaction(for_reading(open_workspace(settings=settings).engine), read_only=True) as connection:
+    work = open_workspace(settings=settings)
+    with transaction(for_reading(work.engine), read_only=True) as connection:
         found = batches.every(connection, profile_id)
+        now = work.now(connection)
     document = [
         {
             "batch_id": batch.batch_id,
@@ -194,7 +196,7 @@ def status_command(profile_id: str | None, as_json: bool) -> None:
             "plan_digest": batch.plan_digest,
             "updated_at": f"{batch.updated_at:%Y-%m-%dT%H:%M:%S.%fZ}",
             "updated_by": batch.updated_by,
-            "next": batch.next_command(settings.recon_reports_dir, key=settings.recon_require_signature),
+            "next": batch.next_command(settings.recon_reports_dir, key=settings.recon_require_signature, now=now),
         }
         for batch in found
     ]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
-from datetime import timedelta
+from datetime import datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -13,8 +13,9 @@ from incidents import NOW, Incident, refusal
 from recon import batches, open_incident
 from recon.batches import TRANSITIONS, Action, Batch
 from recon.database import transaction
-from recon.domain import Stage, State, Verdict
+from recon.domain import Stage, StageResult, State, Verdict
 from recon.errors import Refused, UsageError
+from recon.reporting.verdict import next_step
 
 STATES: tuple[State | None, ...] = (None, *State)
 ILLEGAL = [(state, action) for state in STATES for action in Action if (state, action) not in TRANSITIONS]
@@ -198,6 +199,40 @@ def test_the_next_command_of_every_state_names_batch_and_profile() -> None:
         assert "b-7" in said or state is State.ROLLED_BACK
     with pytest.raises(Refused):
         Batch("b", "p", State.ROLLED_BACK).after(Action.DETECT)
+
+
+def test_trades_that_need_an_acknowledgement_are_named_with_the_approval() -> None:
+    item = {"order_id": "BFILL-1", "decision": "DRY_RUN", "reason": "fill_evidence"}
+
+    def said(*needing: str) -> str:
+        targets = [{"trade_id": name, "needs_acknowledgement": True} for name in needing]
+        plan = {"document": {"items": [item]}, "targets": [{"trade_id": "t", "needs_acknowledgement": False}, *targets]}
+        return Batch("b-7", "p-7", State.PLANNED, plan=plan).next_command(key=True)
+
+    approve = "Next: recon approve --batch-id b-7 --by NAME --key PATH"
+    assert said() == approve
+    assert said("t 1", "t2", "t3") == f"{approve} --acknowledge 't 1=WHY' --acknowledge t2=WHY --acknowledge t3=WHY"
+    assert said("t1", "t2", "t3", "t4") == f"{approve} --acknowledge TRADE_ID=WHY, which 4 trades need"
+
+
+@pytest.mark.parametrize("state", [State.APPLIED, State.VALIDATED, State.SIGNED])
+def test_a_rollback_that_is_approved_is_next_until_it_expires(state: State) -> None:
+    given = {"action": "rollback", "plan_digest": "d", "expires_at": "2026-03-03T12:00:00.000000Z"}
+
+    def said(document: dict[str, str], now: datetime | None = NOW) -> str:
+        return Batch("b-7", "p-7", state, plan_digest="d", rollback_approval=document).next_command(now=now)
+
+    rollback = "Next: recon run rollback --profile-id p-7 --batch-id b-7"
+    assert said(given) == said(given, None) == rollback
+    for other in ({"action": "apply"}, {"plan_digest": "e"}, {"expires_at": "soon"}):
+        assert said(given | other) != rollback
+    assert said(given, NOW + timedelta(days=1)) == Batch("b-7", "p-7", state).next_command()
+
+
+def test_what_a_validation_says_is_next_is_what_status_says() -> None:
+    said = next_step(StageResult(Stage.VALIDATE, "p-7", "b-7", Verdict.DONE))
+    command = Batch("b-7", "p-7", State.VALIDATED).next_command().removeprefix("Next: ")
+    assert said == f"Sign the report: `{command}`. When trading is resumed is up to whoever paused it."
 
 
 def test_a_refused_step_does_not_guess_where_reports_lie() -> None:
