@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 import sys
+import textwrap
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from io import TextIOWrapper
@@ -36,6 +37,9 @@ from recon.signatures import readable
 from recon.stages.approve import approve, approve_rollback
 from recon.stages.release import Approval
 from recon.workspace import open_workspace
+
+WIDTH = 100
+"""Columns that the settings of `recon doctor` take at most, but for a value that is longer by itself."""
 
 as_json = click.option(
     "--json", "as_json", is_flag=True, help="Print one JSON object on standard output, nothing else."
@@ -300,8 +304,23 @@ def _print(text: str, otherwise: str | None = None) -> None:
 def _report_checks(checks: Sequence[Check], as_json: bool) -> None:
     good = all(check.ok for check in checks)
     document = {"ok": good, "checks": [{"name": c.name, "ok": c.ok, "detail": c.detail} for c in checks]}
-    _say(as_json, document, [printable(f"{'ok  ' if c.ok else 'FAIL'} {c.name}: {c.detail}") for c in checks])
+    _say(as_json, document, [line for check in checks for line in _check_lines(check)])
     sys.exit(0 if good else 1)
+
+
+def _check_lines(check: Check) -> list[str]:
+    """A check on one line; but the settings, which are many, by their origins and no wider than WIDTH."""
+    line = printable(f"{'ok  ' if check.ok else 'FAIL'} {check.name}: {check.detail}")
+    if check.name != "settings":
+        return [line]
+    first, *others = line.split("; ")
+    return [*_wrapped(first, ""), *(row for other in others for row in _wrapped(other, " " * 5))]
+
+
+def _wrapped(text: str, indent: str) -> list[str]:
+    return textwrap.wrap(
+        text, WIDTH, initial_indent=indent, subsequent_indent=" " * 9, break_long_words=False, break_on_hyphens=False
+    )
 
 
 def main() -> None:

@@ -5,6 +5,8 @@ Entry points: `sign`, `signer`. No key and no passphrase passes through this pro
 
 from __future__ import annotations
 
+import base64
+import hashlib
 import os
 import shutil
 import subprocess
@@ -82,6 +84,23 @@ def signer(data: bytes, signature: str, namespace: str, allowed_signers: Path, *
                 return person
             told = told or _said(checked, kept)
         raise _invalid(f"it does not verify for {persons[0]} in the namespace {namespace}: {told}")
+
+
+def fingerprint(signature: str) -> str | None:
+    """Which key an armoured signature names, as `ssh-keygen -l` writes it; None when it is no signature.
+
+    Whether the signature holds, and whose the key is, is for `signer` to say.
+    """
+    lines = signature.strip().splitlines()
+    try:
+        data = base64.b64decode("".join(lines[1:-1]), validate=True)
+        start = len(b"SSHSIG") + 8  # the version, and the length of the key
+        key = data[start : start + int.from_bytes(data[start - 4 : start], "big")]
+    except ValueError:
+        return None
+    if not data.startswith(b"SSHSIG") or not key:
+        return None
+    return f"SHA256:{base64.b64encode(hashlib.sha256(key).digest()).decode().rstrip('=')}"
 
 
 def readable(allowed_signers: Path) -> None:

@@ -243,12 +243,25 @@ def test_init_prints_does_and_repeats(servers, place) -> None:
     assert console.inside("status", "--json").json == {"batches": []}
 
 
+def test_the_settings_that_doctor_shows_fit_a_terminal(place) -> None:
+    """By origin, each on as many lines as it takes; a value of somebody's own makes no line of its own."""
+    console = place.console.but(RECON_ACTOR="a\nFAIL b")
+    out, _, _ = console.inside("doctor").out.partition("ok   database: ")
+    lines = out.splitlines()
+    assert lines[0].startswith("ok   settings: from the environment: ENABLE_RECON_EXIT_BACKFILL=true,")
+    assert [line[5:16] for line in lines[1:] if not line.startswith(" " * 9)] == ["by default:"]
+    assert max(len(line) for line in lines if " " in line.strip()) <= 100
+    [check, *_] = console.inside("doctor", "--json").json["checks"]
+    assert "RECON_ACTOR=a\nFAIL b" in check["detail"]
+    assert " ".join(out.split()) == f"ok settings: {check['detail']}".replace("; ", " ").replace("\n", "\\n")
+
+
 def test_doctor_ends_with_0_when_all_is_well_and_with_1_when_not(place) -> None:
     _, console = place.profile("examined", "T1")
     words = ("doctor", "--profile-id", "examined")
     answer = console.inside(*words)
     assert (answer.status, answer.err) == (0, "")
-    assert all(line.startswith("ok   ") for line in answer.out.splitlines())
+    assert all(line.startswith(("ok   ", "     ")) for line in answer.out.splitlines())
     told = console.but(RECON_EXCHANGE=None).inside(*words, "--json")
     assert (told.status, told.json["ok"]) == (1, False)
     assert [check["name"] for check in told.json["checks"] if not check["ok"]] == ["exchange"]

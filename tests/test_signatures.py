@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from recon.errors import ReconError, Refused, UsageError
-from recon.signatures import PLAN, REPORT, sign, signer
+from recon.signatures import PLAN, REPORT, fingerprint, sign, signer
 
 DATA = b'{"action":"apply"}'
 
@@ -109,6 +109,11 @@ def test_a_pattern_names_nobody(tmp_path: Path, key: Path) -> None:
 )
 def test_what_is_no_signature_is_refused(tmp_path: Path, key: Path, text: str) -> None:
     refusal("signature_invalid", Refused, signer, DATA, text, PLAN, allow(tmp_path, "alice", key=key))
+
+
+@pytest.mark.parametrize("text", ["", "junk", "-----BEGIN\nAAAA\n-----END", "-----BEGIN\né\n-----END"])
+def test_what_is_no_signature_names_no_key(text: str) -> None:
+    assert fingerprint(text) is None
 
 
 @pytest.mark.parametrize("content", ["", "junk\n", "alice ssh-ed25519 AAAA\n"])
