@@ -449,6 +449,24 @@ def test_a_member_who_inherits_nothing_is_told_what_became_of_a_commit(guarded: 
     assert _ask(engine, batch, Action.APPLY, xid) is Outcome.COMMITTED
 
 
+def test_a_sequence_that_came_later_is_missed_by_doctor_and_the_dry_run(incident: Incident) -> None:
+    incident.create_table(MORE["serial"], doors=True).ghost("t1")
+    make_people(incident.engine)
+    incident.sql("CREATE SEQUENCE others")
+    incident.sql("ALTER TABLE orders ALTER COLUMN id SET DEFAULT nextval('others')")
+    grant = "GRANT USAGE ON SEQUENCE others TO recon_applier"
+    with transaction(as_login(incident.engine, "a_planner"), read_only=True) as connection:
+        found, said = doors(connection)
+    assert (found, f"; run `{grant}`." in said) == (False, True)
+    assert run_as(incident, "a_planner", "detect").verdict is Verdict.DONE
+    refused = run_as(incident, "a_planner", "dry-run")
+    assert [check.detail.endswith(f"run `{grant}`") for check in refused.checks if not check.ok] == [True]
+    incident.sql(grant)
+    assert run_as(incident, "a_planner", "dry-run").verdict is Verdict.GO
+    with transaction(as_login(incident.engine, "a_planner"), read_only=True) as connection:
+        assert doors(connection)[0]
+
+
 def test_doctor_tells_a_door_that_was_dropped(guarded: Incident) -> None:
     """Some doors are worse than none: their roles could no longer do their work. The control is all, then none."""
 

@@ -17,12 +17,11 @@ from recon import audit
 from recon.database import INSUFFICIENT_PRIVILEGE, sqlstate, whole_message
 from recon.doors.append_only import append_only_statements
 from recon.doors.names import CANCEL, INSERT, LOCK, OWNER, REINSTATE, WAY_BACK, Role
+from recon.doors.sequences import AUDIT, BATCHES, EVENTS, INSERTING, default_sequences
 from recon.doors.triggers import FUNCTIONS, guard_statements
 from recon.doors.views import CLOCK, door_statements
 from recon.errors import ReconError, Refused
 from recon.orders import Orders
-
-AUDIT, BATCHES, EVENTS = (table.name for table in (audit.audit_table, audit.batches_table, audit.events_table))
 
 STAMPS = "updated_at, updated_by"
 
@@ -81,7 +80,7 @@ def role_statements(connection: Connection, clock: str = CLOCK) -> list[str]:
         *(f"GRANT {right} TO {role}" for role, rights in GRANTS.items() for right in rights),
         *(
             f"GRANT USAGE ON SEQUENCE {name} TO {', '.join(roles)}"
-            for table, roles in _INSERTING.items()
+            for table, roles in INSERTING.items()
             for name in default_sequences(connection, table)
         ),
         f"REVOKE CREATE ON SCHEMA {own} FROM {OWNER}",
@@ -90,15 +89,6 @@ def role_statements(connection: Connection, clock: str = CLOCK) -> list[str]:
 
 
 _EXISTS = "EXCEPTION WHEN duplicate_object OR unique_violation THEN NULL;"
-
-
-_INSERTING: Mapping[str, Sequence[Role]] = {
-    "orders": (Role.APPLIER,),
-    AUDIT: (Role.PLANNER, Role.APPROVER, Role.APPLIER),
-    BATCHES: (Role.PLANNER,),
-    EVENTS: (Role.PLANNER,),
-}
-"""Who inserts into which table; a backend's own table may draw its ids from a sequence."""
 
 
 def _no_login(role: str) -> str:
@@ -208,22 +198,3 @@ def _hand_over(connection: Connection) -> list[str]:
     )
     names = connection.execute(query, {"names": [AUDIT, BATCHES, EVENTS]}).scalars()
     return [f"ALTER TABLE {name} OWNER TO {OWNER}" for name in names]
-
-
-def default_sequences(connection: Connection, table: str) -> list[str]:
-    """The sequences from which defaults of the table draw, but not those of identity columns, which need no right.
-
-    Reads only.
-    """
-    query = sa.text(
-        """
-        SELECT DISTINCT sequence.oid::regclass::text
-        FROM pg_attrdef
-        JOIN pg_depend ON pg_depend.classid = 'pg_attrdef'::regclass AND pg_depend.objid = pg_attrdef.oid
-        AND refclassid = 'pg_class'::regclass
-        JOIN pg_class AS sequence ON sequence.oid = refobjid
-        WHERE adrelid = to_regclass(:table) AND relkind = 'S'
-        ORDER BY 1
-        """
-    )
-    return list(connection.execute(query, {"table": table}).scalars())
