@@ -76,9 +76,6 @@ TRANSITIONS: dict[tuple[State | None, Action], tuple[State, str]] = {
 }
 """Every legal action with the state it leads to and its reason; any other is refused."""
 
-NAMED = 3
-"""How many trades that need an acknowledgement `recon status` names."""
-
 
 @dataclass(frozen=True, slots=True)
 class Batch:
@@ -139,13 +136,10 @@ class Batch:
         what = " --rollback" if rollback else ""
         return f"recon approve{what} --batch-id {self.batch_id} --by NAME{' --key PATH' if key else ''}"
 
-    def acknowledge_options(self) -> str:
-        """The options by which an approval acknowledges each trade of the plan that needs it; many are told by one."""
-        targets = (self.plan or {}).get("targets", ())
-        trades = [target["trade_id"] for target in targets if target.get("needs_acknowledgement")]
-        if len(trades) > NAMED:
-            return f" --acknowledge TRADE_ID=WHY, which {len(trades)} trades need"
-        return "".join(f" --acknowledge {shlex.quote(f'{trade}=WHY')}" for trade in trades)
+    @property
+    def needs_acknowledgement(self) -> bool:
+        """Whether a trade of the plan must be acknowledged when it is approved."""
+        return any(target.get("needs_acknowledgement") for target in (self.plan or {}).get("targets", ()))
 
     def rollback_is_approved(self, now: datetime | None) -> bool:
         """Whether there is an approval of a rollback of this plan that has not expired; who does not know leaves `now`.
@@ -173,12 +167,11 @@ class Batch:
         if self.state in (State.APPLIED, State.VALIDATED, State.SIGNED) and self.rollback_is_approved(now):
             return f"Next: recon run rollback {which}"
         plan = f"recon run dry-run {which}"
+        naming = " --acknowledge TRADE_ID=WHY" if self.needs_acknowledgement else ""  # as it stands, it is refused
         commands = {
             None: f"recon run detect {which}",
             State.DETECTED: plan,
-            State.PLANNED: f"{self.approve_command(key=key)}{self.acknowledge_options()}"
-            if self.can_be_approved
-            else plan,
+            State.PLANNED: self.approve_command(key=key) + naming if self.can_be_approved else plan,
             State.APPROVED: f"recon run apply {which}",
             State.APPLIED: f"recon run validate {which}",
             State.VALIDATED: sign_command(self.batch_id),

@@ -201,18 +201,12 @@ def test_the_next_command_of_every_state_names_batch_and_profile() -> None:
         Batch("b", "p", State.ROLLED_BACK).after(Action.DETECT)
 
 
-def test_trades_that_need_an_acknowledgement_are_named_with_the_approval() -> None:
+@pytest.mark.parametrize(("needing", "more"), [((False,), ""), ((False, True, True), " --acknowledge TRADE_ID=WHY")])
+def test_a_plan_that_needs_acknowledgements_says_so(needing: tuple[bool, ...], more: str) -> None:
     item = {"order_id": "BFILL-1", "decision": "DRY_RUN", "reason": "fill_evidence"}
-
-    def said(*needing: str) -> str:
-        targets = [{"trade_id": name, "needs_acknowledgement": True} for name in needing]
-        plan = {"document": {"items": [item]}, "targets": [{"trade_id": "t", "needs_acknowledgement": False}, *targets]}
-        return Batch("b-7", "p-7", State.PLANNED, plan=plan).next_command(key=True)
-
-    approve = "Next: recon approve --batch-id b-7 --by NAME --key PATH"
-    assert said() == approve
-    assert said("t 1", "t2", "t3") == f"{approve} --acknowledge 't 1=WHY' --acknowledge t2=WHY --acknowledge t3=WHY"
-    assert said("t1", "t2", "t3", "t4") == f"{approve} --acknowledge TRADE_ID=WHY, which 4 trades need"
+    plan = {"document": {"items": [item]}, "targets": [{"needs_acknowledgement": each} for each in needing]}
+    said = Batch("b-7", "p-7", State.PLANNED, plan=plan).next_command(key=True)
+    assert said == f"Next: recon approve --batch-id b-7 --by NAME --key PATH{more}"
 
 
 @pytest.mark.parametrize("state", [State.APPLIED, State.VALIDATED, State.SIGNED])
