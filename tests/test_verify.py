@@ -149,9 +149,12 @@ def test_the_index_says_how_the_batch_stood_and_who_approved_it(folder) -> None:
         facts = {"state": state, "read_at": f"2026-03-02T12:00:0{9 - number}.000000Z"}
         add_file(record / "run.json", json.dumps(facts).encode())
         add_file(record / "approval.json", json.dumps({"by": by}).encode())
+        add_file(record / "rollback_approval.json", json.dumps({"by": by}).encode())
+        add_file(record / "rollback_approval.json.sig", b"none")
     describe(folder, "demo")
     page = (folder / "index.html").read_text()
     assert "the batch was <strong>applied</strong>. The plan was approved by &lt;b&gt;, without a signature." in page
+    assert "Its rollback was approved by &lt;b&gt;, with a signature that cannot be read." in page
     assert "nobody" not in page
 
 

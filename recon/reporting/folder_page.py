@@ -33,7 +33,7 @@ def folder_page(folder: Path, manifest: Manifest) -> bytes:
 
 def _last_record(manifest: Manifest) -> str | None:
     """The run whose record was read last; None when no record tells of a batch."""
-    runs = [run for run in manifest.runs if run.get("read_at") and run.get("state")]
+    runs = [run for run in manifest.runs if isinstance(run.get("read_at"), str) and run.get("state")]
     return max(runs, key=lambda run: (run["read_at"], order(run["report"])), default={"report": None})["report"]
 
 
@@ -43,11 +43,12 @@ def _approvals(folder: Path, manifest: Manifest, report: str) -> Iterator[str]:
         name = f"{RECORD}/{report.removesuffix('.ipynb')}/{kind}.json"
         try:
             by = json.loads(_unchanged(folder, manifest, name))["by"]
-            signed = f"{name}.sig" in manifest.digests
-            key = fingerprint(_unchanged(folder, manifest, f"{name}.sig").decode()) if signed else None
-        except (OSError, ValueError, KeyError, TypeError):
+            how = "without a signature"
+            if f"{name}.sig" in manifest.digests:
+                key = fingerprint(_unchanged(folder, manifest, f"{name}.sig").decode())
+                how = f"with a signature by the key {key}" if key else "with a signature that cannot be read"
+        except (OSError, ValueError, KeyError, TypeError, RecursionError):
             continue
-        how = f"with a signature by the key {key}" if key else "without a signature"
         yield f"{begin} by {printable(str(by))}, {how}."
 
 
