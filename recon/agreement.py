@@ -37,6 +37,14 @@ from recon.workspace import open_workspace
 LASTING = ("validation_failed", "existing_row_differs")
 """Codes of a stage that FAILED and yet wrote: validate takes the batch back, a repeated apply audits what stands."""
 
+NOT_COMPARED = Check(
+    "database",
+    False,
+    "not compared: the folder does not hold by itself, so its reports do not say what to expect. Put right what failed "
+    "above, or take another copy of the folder, and verify again",
+)
+"""What stands in the place of `database_checks` where a check of the folder fails."""
+
 
 def database_checks(settings: Settings, directory: Path, *, signing: bool = False) -> list[Check]:
     """What the database says of the folder's batch.

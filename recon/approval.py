@@ -80,7 +80,7 @@ def require_valid(
     rollback_not_approved, approval_expired, signature_invalid, signer_mismatch; `ReconError` (ssh_keygen_missing).
     """
     document = document or {}
-    _require_of(document, action, batch)
+    _require_of(document, action, batch, key=settings.recon_require_signature)
     if now >= datetime.fromisoformat(document["expires_at"]):
         raise Refused(
             "approval_expired",
@@ -107,29 +107,24 @@ def signature_told(document: Mapping[str, Any] | None, settings: Settings) -> tu
     return not settings.recon_require_signature or told not in (NOT_SIGNED, NOT_VERIFIED), told
 
 
-def _require_of(document: Mapping[str, Any], action: Action, batch: Batch) -> None:
-    """It is an approval of this action on this plan of this batch, and whole."""
-    expected = {
-        "action": action.value,
-        "batch_id": batch.batch_id,
-        "profile_id": batch.profile_id,
-        "plan_digest": batch.plan_digest,
+def _require_of(document: Mapping[str, Any], action: Action, batch: Batch, *, key: bool) -> None:
+    """It is an approval of this action on this plan of this batch, and whole; `key` says that it must be signed."""
+    said = {
+        "action": (action.value, "another action"),
+        "batch_id": (batch.batch_id, "another batch"),
+        "profile_id": (batch.profile_id, "another profile"),
+        "plan_digest": (batch.plan_digest, "another plan"),
     }
-    wrong = [name for name, value in expected.items() if document.get(name) != value]
-    if not wrong and not _is_whole(document):
-        wrong = ["its other fields"]
-    if wrong and action is Action.ROLLBACK:
-        raise Refused(
-            "rollback_not_approved",
-            f"There is no approval of a rollback of batch {batch.batch_id} as it stands ({', '.join(wrong)}). Approve "
-            f"it: {batch.approve_command(rollback=True)}",
-        )
-    if wrong:
-        raise Refused(
-            "not_approved",
-            f"The approval is not of this plan of batch {batch.batch_id} ({', '.join(wrong)}). Approve it: "
-            f"{batch.approve_command()}",
-        )
+    wrong = [what for name, (value, what) in said.items() if document.get(name) != value]
+    if not wrong and _is_whole(document):
+        return
+    found = "none" if not document else f"one of {', '.join(wrong)}" if wrong else "one that is not whole"
+    is_rollback = action is Action.ROLLBACK
+    raise Refused(
+        "rollback_not_approved" if is_rollback else "not_approved",
+        f"Expected an approval of {'the rollback' if is_rollback else 'the plan'} of batch {batch.batch_id}, found "
+        f"{found}. Approve it: {batch.approve_command(rollback=is_rollback, key=key)}",
+    )
 
 
 def _is_whole(document: Mapping[str, Any]) -> bool:

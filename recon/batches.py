@@ -146,30 +146,56 @@ class Batch:
         what = " --rollback" if rollback else ""
         return f"recon approve{what} --batch-id {self.batch_id} --by NAME{' --key PATH' if key else ''}"
 
-    def next_command(self, reports: Path | None = None, *, key: bool = False) -> str:
+    @property
+    def needs_acknowledgement(self) -> bool:
+        """Whether a trade of the plan must be acknowledged when it is approved."""
+        return any(target.get("needs_acknowledgement") for target in (self.plan or {}).get("targets", ()))
+
+    def rollback_is_approved(self, now: datetime | None) -> bool:
+        """Whether there is an approval of a rollback of this plan that has not expired; who does not know leaves `now`.
+
+        Whether it is signed as it must be is for the rollback to say.
+        """
+        approval = self.rollback_approval or {}
+        if (approval.get("action"), approval.get("plan_digest")) != (Action.ROLLBACK, self.plan_digest):
+            return False
+        try:
+            return now is None or now < datetime.fromisoformat(approval["expires_at"])
+        except (KeyError, TypeError, ValueError):
+            return False
+
+    def next_command(self, reports: Path | None = None, *, key: bool = False, now: datetime | None = None) -> str:
         """The sentence that `recon status` prints: what to run next, as a shell takes it.
 
         Folders are in `reports`; who does not know where that is leaves it to `recon status`. `key` says that
-        approvals are signed.
+        approvals are signed, `now` which ones expired.
         """
         if self.state is State.PLANNED and self.plan is not None and not self.plan.get("targets"):
             return "Next: nothing; the dry run found nothing to repair"
         profile = f"--profile-id {shlex.quote(self.profile_id)}"
         which = f"{profile} --batch-id {self.batch_id}"
+        if self.state in (State.APPLIED, State.VALIDATED, State.SIGNED) and self.rollback_is_approved(now):
+            return f"Next: recon run rollback {which}"
         plan = f"recon run dry-run {which}"
+        naming = " --acknowledge TRADE_ID=WHY" if self.needs_acknowledgement else ""  # as it stands, it is refused
         commands = {
             None: f"recon run detect {which}",
             State.DETECTED: plan,
-            State.PLANNED: self.approve_command(key=key) if self.can_be_approved else plan,
+            State.PLANNED: self.approve_command(key=key) + naming if self.can_be_approved else plan,
             State.APPROVED: f"recon run apply {which}",
             State.APPLIED: f"recon run validate {which}",
-            State.VALIDATED: f"recon sign --batch-id {self.batch_id} --key PATH",
+            State.VALIDATED: sign_command(self.batch_id),
             State.SIGNED: f"recon verify {shlex.quote(str(reports / self.batch_id))}"
             if reports
             else f"recon status {profile}",
             State.ROLLED_BACK: "recon run detect with a new batch_id, to repair it again",
         }
         return f"Next: {commands[self.state]}"
+
+
+def sign_command(batch_id: str) -> str:
+    """The command that signs the report of a batch, which closes the incident."""
+    return f"recon sign --batch-id {batch_id} --key PATH"
 
 
 @contextmanager

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 import sys
+import textwrap
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from io import TextIOWrapper
@@ -18,12 +19,12 @@ from typing import Any
 import click
 
 from recon import audit, batches
-from recon.agreement import database_checks
+from recon.agreement import NOT_COMPARED, database_checks
 from recon.database import transaction
 from recon.doctor import examine
 from recon.domain import Check, Stage
 from recon.doors.access import for_reading
-from recon.doors.roles import create_doors, role_statements
+from recon.doors.roles import create_doors, role_script
 from recon.errors import ReconError
 from recon.fetch import fetch_evidence
 from recon.identity import check_batch_id
@@ -32,9 +33,13 @@ from recon.reporting.result import console_text, printable
 from recon.reporting.verify import verify_folder
 from recon.settings import Settings, load_settings
 from recon.sign_off import sign_report
+from recon.signatures import readable
 from recon.stages.approve import approve, approve_rollback
 from recon.stages.release import Approval
 from recon.workspace import open_workspace
+
+WIDTH = 100
+"""Columns that the settings of `recon doctor` take at most, but for a value that is longer by itself."""
 
 as_json = click.option(
     "--json", "as_json", is_flag=True, help="Print one JSON object on standard output, nothing else."
@@ -70,16 +75,16 @@ def init_command(print_only: bool, roles: bool) -> None:
     """Create recon's own tables beside `orders`. An existing audit table gets the columns that it lacks.
 
     With --roles, PostgreSQL itself refuses whatever is not in an approved plan. That takes a superuser, or a user that
-    may create roles and owns `orders`; --print gives the SQL for one.
+    may create roles and owns `orders`; --print gives the SQL for one, as one transaction.
     """
     with transaction(open_workspace().engine) as connection:
         if roles:
-            statements = role_statements(connection) if print_only else create_doors(connection)
+            statements = role_script(connection) if print_only else create_doors(connection)
         elif print_only:
             statements = audit.ddl(connection) + audit.trail_ddl(connection)
         else:
             statements = audit.create_tables(connection)
-    lines = [statement if statement.startswith("--") else f"{statement};" for statement in statements]
+    lines = [printable(one) if one.startswith("--") else f"{one};" for one in statements]
     _print("\n".join(lines) or "-- recon's tables are complete; nothing to do")
 
 
@@ -183,8 +188,10 @@ def approve_command(
 def status_command(profile_id: str | None, as_json: bool) -> None:
     """List the batches with their states and the next command for each."""
     settings = load_settings()
-    with transaction(for_reading(open_workspace(settings=settings).engine), read_only=True) as connection:
+    work = open_workspace(settings=settings)
+    with transaction(for_reading(work.engine), read_only=True) as connection:
         found = batches.every(connection, profile_id)
+        now = work.now(connection)
     document = [
         {
             "batch_id": batch.batch_id,
@@ -193,7 +200,7 @@ def status_command(profile_id: str | None, as_json: bool) -> None:
             "plan_digest": batch.plan_digest,
             "updated_at": f"{batch.updated_at:%Y-%m-%dT%H:%M:%S.%fZ}",
             "updated_by": batch.updated_by,
-            "next": batch.next_command(settings.recon_reports_dir, key=settings.recon_require_signature),
+            "next": batch.next_command(settings.recon_reports_dir, key=settings.recon_require_signature, now=now),
         }
         for batch in found
     ]
@@ -237,16 +244,21 @@ def verify_command(directory: Path, allowed_signers: Path | None, require_signat
     every notebook ran to its end and is sealed; each manifest follows the one that it replaced; signatures, of the
     report and of the approvals in it, are those of people whom the allowed-signers file names.
 
-    With it: the batch, each of its audit rows and each of its rows in orders are as reported and recorded.
+    With it: the batch, each of its audit rows and each of its rows in orders are as reported and recorded. A folder
+    that does not hold by itself is not held against the database.
 
-    Each failure names the file or the row. Exit status: 0 all checks hold, 1 one does not.
+    Each failure names the file or the row. Exit status: 0 all checks hold, 1 one does not, 2 FILE cannot be read.
     """
     settings = load_settings()
     allowed = allowed_signers or settings.recon_allowed_signers
+    if allowed is not None:
+        readable(allowed)
     signed = settings.recon_require_signature
     checks = verify_folder(directory, allowed, require_signature=require_signature, require_approvals=signed)
     if all(check.ok for check in checks):
         checks += database_checks(settings, directory)
+    else:
+        checks.append(NOT_COMPARED)
     _report_checks(checks, as_json)
 
 
@@ -292,8 +304,23 @@ def _print(text: str, otherwise: str | None = None) -> None:
 def _report_checks(checks: Sequence[Check], as_json: bool) -> None:
     good = all(check.ok for check in checks)
     document = {"ok": good, "checks": [{"name": c.name, "ok": c.ok, "detail": c.detail} for c in checks]}
-    _say(as_json, document, [printable(f"{'ok  ' if c.ok else 'FAIL'} {c.name}: {c.detail}") for c in checks])
+    _say(as_json, document, [line for check in checks for line in _check_lines(check)])
     sys.exit(0 if good else 1)
+
+
+def _check_lines(check: Check) -> list[str]:
+    """A check on one line; but the settings, which are many, by their origins and no wider than WIDTH."""
+    line = printable(f"{'ok  ' if check.ok else 'FAIL'} {check.name}: {check.detail}")
+    if check.name != "settings":
+        return [line]
+    first, *others = line.split("; ")
+    return [*_wrapped(first, ""), *(row for other in others for row in _wrapped(other, " " * 5))]
+
+
+def _wrapped(text: str, indent: str) -> list[str]:
+    return textwrap.wrap(
+        text, WIDTH, initial_indent=indent, subsequent_indent=" " * 9, break_long_words=False, break_on_hyphens=False
+    )
 
 
 def main() -> None:

@@ -22,6 +22,7 @@ from recon.errors import ReconError, Refused, UsageError
 
 CHECK_OPTION_VIOLATED = "44000"
 LOCK_NOT_AVAILABLE, QUERY_CANCELED = "55P03", "57014"
+INSUFFICIENT_PRIVILEGE = "42501"
 UNDEFINED_TABLE, UNDEFINED_COLUMN = "42P01", "42703"
 
 MALFORMED = re.compile(r'invalid (\w+) (?:number|value): |invalid integer value ".*" for connection option "(\w+)"')
@@ -202,6 +203,13 @@ def first_line(error: DBAPIError) -> str:
     """The first line of the driver's own message: the server's sentence, without the statement."""
     lines = str(error.orig).strip().splitlines()
     return lines[0] if lines else type(error.orig).__name__
+
+
+def whole_message(error: DBAPIError) -> str:
+    """The server's sentence with its detail, in one line."""
+    told = getattr(error.orig, "diag", None)
+    detail = told.message_detail if told else None
+    return "; ".join(part.rstrip(".") for part in (first_line(error), detail) if part)
 
 
 def server_clock(connection: Connection) -> datetime:

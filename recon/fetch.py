@@ -70,8 +70,9 @@ def fetch_evidence(work: Workspace, profile_id: str, folder: Path, *, progress: 
     """Ask the configured source what a dry run would ask, and write `folder`, which must be new or empty.
 
     The folder is written beside its place and renamed when whole. `progress` shows a bar on standard error while a
-    live venue answers. Raises `Refused` (folder_taken, unknown_profile, orders_unsuitable, evidence_unreadable),
-    `UsageError` (exchange_unknown) when no source is configured, and `ReconError` (folder_unwritable).
+    live venue answers. Raises `Refused` (folder_taken, role_missing, unknown_profile, orders_unsuitable,
+    evidence_unreadable), `UsageError` (exchange_unknown) when no source is configured, and `ReconError`
+    (folder_unwritable).
     """
     folder = folder.resolve()
     _require_room(folder)

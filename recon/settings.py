@@ -35,6 +35,9 @@ OWN_PREFIXES = ("recon_", "enable_recon_")
 INTERNAL = ("recon_run", "recon_test_")
 """And how those that are no settings begin: what the runner passes to its kernels, and what tests read."""
 
+SHORTEST_SECRET = 8
+"""Characters of a token or key, which reports strike out. Others decide how long passwords are; they may be shorter."""
+
 
 def project_root(start: Path | None = None) -> Path:
     """The nearest folder at or above `start` that holds `.env` or recon's `pyproject.toml`, else `start`.
@@ -111,6 +114,14 @@ class Settings(BaseSettings):
         """Scheme, host and port, so that nothing of it is taken for something else and quoted."""
         if value is not None and not _names_a_host(value.get_secret_value()):
             raise ValueError("expected http://HOST:PORT or https://HOST")
+        return value
+
+    @field_validator("recon_trading_status_token", "recon_exchange_api_key", "recon_exchange_secret")
+    @classmethod
+    def _is_unlike_a_word(cls, value: SecretStr | None) -> SecretStr | None:
+        """A secret that may be a word of a report would take that word out of it, wherever it stands."""
+        if value is not None and len(value.get_secret_value()) < SHORTEST_SECRET:
+            raise ValueError(f"expected a secret of at least {SHORTEST_SECRET} characters, found a shorter one")
         return value
 
     @model_validator(mode="before")

@@ -59,8 +59,9 @@ class Signed:
             if self.is_verified
             else "not verified: RECON_ALLOWED_SIGNERS is unset"
         )
+        stays = "" if self.state is State.SIGNED else f"; the batch stays {self.state.value}"
         return [
-            f"signed: the report of batch {self.batch_id}, which is {self.state.value}",
+            f"signed: the report of batch {self.batch_id}{stays}",
             f"  by {self.by} ({how})",
             f"  manifest SHA-256 {self.manifest_sha256}",
             f"  signature: {self.signature}",

@@ -5,6 +5,8 @@ Entry points: `sign`, `signer`. No key and no passphrase passes through this pro
 
 from __future__ import annotations
 
+import base64
+import hashlib
 import os
 import shutil
 import subprocess
@@ -43,14 +45,15 @@ def sign(data: bytes, key: Path, namespace: str) -> str:
         document.write_bytes(data)
         ran = _ssh_keygen("sign", ["-f", str(where), "-n", namespace, str(document)], ask=_has_terminal())
         signature = Path(folder, "document.sig")
-        if ran.returncode or not signature.is_file():
+        made = signature.read_bytes() if signature.is_file() else b""
+        if ran.returncode or not made.isascii() or not made:
             asks = "" if _has_terminal() else " There is no terminal to ask for a passphrase: use one, or ssh-agent."
             raise Refused(
                 "key_unusable",
                 f"Nothing was signed with {where}: {_said(ran, where)}. Expected a private key that only its owner can "
                 f"read, or a public one whose private half is in ssh-agent.{asks}",
             )
-        return signature.read_text(encoding="ascii")
+        return made.decode("ascii")
 
 
 def signer(data: bytes, signature: str, namespace: str, allowed_signers: Path, *, at: datetime | None = None) -> str:
@@ -60,40 +63,75 @@ def signer(data: bytes, signature: str, namespace: str, allowed_signers: Path, *
     pattern names nobody. Raises `Refused` (signature_invalid), `UsageError` (allowed_signers_unreadable) and
     `ReconError` (ssh_keygen_missing).
     """
-    readable(allowed_signers)
+    content = readable(allowed_signers)
     when = ["-O", f"verify-time={at.astimezone():%Y%m%d%H%M%S}"] if at else []
     with TemporaryDirectory(prefix="recon-") as folder:
-        kept = Path(folder, "signature")
+        kept, naming, every = (Path(folder, name) for name in ("signature", "naming", "every"))
         kept.write_text(signature, encoding="utf-8", errors="backslashreplace")
-        rest = ["-s", str(kept), "-f", str(allowed_signers.absolute()), *when]
-        found = _ssh_keygen("find-principals", rest)
-        names = (
-            [] if found.returncode else [name for name in found.stdout.decode(errors="replace").splitlines() if name]
-        )
-        if not names:
-            raise _invalid(f"its key is not one of {allowed_signers}: {_said(found, kept)}")
-        persons = [name for name in names if not _PATTERN & set(name)]
+        naming.write_bytes(b"\n".join(line if _names(line) else b"" for line in content.split(b"\n")))
+        every.write_bytes(content)
+        rest = ["-s", str(kept), "-f", str(naming), *when]
+        persons = [name for name in _principals(rest)[0] if not _PATTERN & set(name)]
         if not persons:
-            raise _invalid(f"{allowed_signers} gives its key to the pattern {names[0]!r}, which names nobody")
+            patterns, found = _principals(["-s", str(kept), "-f", str(every), *when])
+            if patterns:
+                raise _invalid(f"{allowed_signers} gives its key to the pattern {patterns[0]!r}, which names nobody")
+            said = _said(found, kept).replace(str(every), str(allowed_signers))
+            raise _invalid(f"its key is not one of {allowed_signers}: {said}")
         told = ""
         for person in persons:
             checked = _ssh_keygen("verify", ["-n", namespace, "-I", person, *rest], data)
             if checked.returncode == 0:
                 return person
-            told = told or _said(checked, kept)
+            told = told or _said(checked, kept).replace(str(naming), str(allowed_signers))
         raise _invalid(f"it does not verify for {persons[0]} in the namespace {namespace}: {told}")
 
 
-def readable(allowed_signers: Path) -> None:
-    """Raises `UsageError` (allowed_signers_unreadable) unless the allowed-signers file can be read."""
+def _names(line: bytes) -> bool:
+    """Whether a line of the file gives a name, not patterns alone: ssh-keygen stops at the first line of a key.
+
+    One of a certificate authority may give patterns: the certificate gives the name.
+    """
+    text = line.strip()
+    quoted = text.startswith(b'"')
+    given = text[1:].partition(b'"')[0] if quoted else b"".join(text.split()[:1])
+    names = given.decode(errors="replace").split(",")
+    return b"cert-authority" in text or not all(_PATTERN & set(name) for name in names)
+
+
+def _principals(arguments: Sequence[str]) -> tuple[list[str], subprocess.CompletedProcess[bytes]]:
+    """The names and patterns that the first line with the key gives, and what ssh-keygen said."""
+    found = _ssh_keygen("find-principals", arguments)
+    given = [] if found.returncode else found.stdout.decode(errors="replace").splitlines()
+    return [name for name in given if name], found
+
+
+def fingerprint(signature: str) -> str | None:
+    """Which key an armoured signature names, as `ssh-keygen -l` writes it; None when it is no signature.
+
+    Whether the signature holds, and whose the key is, is for `signer` to say.
+    """
+    lines = signature.strip().splitlines()
     try:
-        with allowed_signers.open("rb") as file:
-            file.read(1)
+        data = base64.b64decode("".join(lines[1:-1]), validate=True)
+        start = len(b"SSHSIG") + 8  # the version, and the length of the key
+        key = data[start : start + int.from_bytes(data[start - 4 : start], "big")]
+    except ValueError:
+        return None
+    if not data.startswith(b"SSHSIG") or not key:
+        return None
+    return f"SHA256:{base64.b64encode(hashlib.sha256(key).digest()).decode().rstrip('=')}"
+
+
+def readable(allowed_signers: Path) -> bytes:
+    """What the allowed-signers file holds. Raises `UsageError` (allowed_signers_unreadable) if it cannot be read."""
+    try:
+        return allowed_signers.read_bytes()
     except OSError as error:
         raise UsageError(
             "allowed_signers_unreadable",
             f"The allowed-signers file {allowed_signers} cannot be read ({error.strerror}). Expected lines such as "
-            "`NAME ssh-ed25519 AAAA...`; write it, or name another in RECON_ALLOWED_SIGNERS.",
+            "`NAME ssh-ed25519 AAAA...`; write it, or name another.",
         ) from None
 
 

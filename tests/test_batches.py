@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
-from datetime import timedelta
+from datetime import datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -14,8 +14,9 @@ from sqlalchemy.exc import DBAPIError
 from recon import batches, open_incident
 from recon.batches import TRANSITIONS, Action, Batch
 from recon.database import explain, sqlstate, transaction
-from recon.domain import Stage, State, Verdict
+from recon.domain import Stage, StageResult, State, Verdict
 from recon.errors import Refused, UsageError
+from recon.reporting.verdict import next_step
 
 STATES: tuple[State | None, ...] = (None, *State)
 ILLEGAL = [(state, action) for state in STATES for action in Action if (state, action) not in TRANSITIONS]
@@ -215,6 +216,34 @@ def test_a_login_that_may_not_read_the_batches_is_not_told_to_make_them(incident
             batches.load(connection, "b")
         connection.rollback()
     assert (sqlstate(caught.value), explain(caught.value).code) == ("42501", "database_error")
+
+
+@pytest.mark.parametrize(("needing", "more"), [((False,), ""), ((False, True, True), " --acknowledge TRADE_ID=WHY")])
+def test_a_plan_that_needs_acknowledgements_says_so(needing: tuple[bool, ...], more: str) -> None:
+    item = {"order_id": "BFILL-1", "decision": "DRY_RUN", "reason": "fill_evidence"}
+    plan = {"document": {"items": [item]}, "targets": [{"needs_acknowledgement": each} for each in needing]}
+    said = Batch("b-7", "p-7", State.PLANNED, plan=plan).next_command(key=True)
+    assert said == f"Next: recon approve --batch-id b-7 --by NAME --key PATH{more}"
+
+
+@pytest.mark.parametrize("state", [State.APPLIED, State.VALIDATED, State.SIGNED])
+def test_a_rollback_that_is_approved_is_next_until_it_expires(state: State) -> None:
+    given = {"action": "rollback", "plan_digest": "d", "expires_at": "2026-03-03T12:00:00.000000Z"}
+
+    def said(document: dict[str, str], now: datetime | None = NOW) -> str:
+        return Batch("b-7", "p-7", state, plan_digest="d", rollback_approval=document).next_command(now=now)
+
+    rollback = "Next: recon run rollback --profile-id p-7 --batch-id b-7"
+    assert said(given) == said(given, None) == rollback
+    for other in ({"action": "apply"}, {"plan_digest": "e"}, {"expires_at": "soon"}):
+        assert said(given | other) != rollback
+    assert said(given, NOW + timedelta(days=1)) == Batch("b-7", "p-7", state).next_command()
+
+
+def test_what_a_validation_says_is_next_is_what_status_says() -> None:
+    said = next_step(StageResult(Stage.VALIDATE, "p-7", "b-7", Verdict.DONE))
+    command = Batch("b-7", "p-7", State.VALIDATED).next_command().removeprefix("Next: ")
+    assert said == f"Sign the report: `{command}`. When trading is resumed is up to whoever paused it."
 
 
 def test_a_refused_step_does_not_guess_where_reports_lie() -> None:

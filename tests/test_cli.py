@@ -92,6 +92,23 @@ def test_a_command_that_is_none_ends_with_2(console, words, said) -> None:
     assert (told.status, told.json["code"]) == (2, "usage")
 
 
+@pytest.mark.parametrize("setting", [None, "RECON_ALLOWED_SIGNERS"])
+def test_verify_does_not_begin_without_the_file_of_those_who_may_sign(console, tmp_path, setting) -> None:
+    nowhere = str(tmp_path / "nowhere")
+    given = ("--allowed-signers", nowhere) if setting is None else ()
+    asked = console if setting is None else console.but(**{setting: nowhere})
+    said = asked.inside("verify", str(tmp_path), *given).refused("allowed_signers_unreadable", 2)
+    assert said.startswith(f"The allowed-signers file {nowhere} cannot be read")
+
+
+def test_verify_says_that_it_did_not_ask_the_database_about_a_folder_that_does_not_hold(console, tmp_path) -> None:
+    answer = console.inside("verify", str(tmp_path))
+    assert (answer.status, answer.err) == (1, "")
+    first, last = answer.out.splitlines()
+    assert first.startswith("FAIL sums_match: ")
+    assert last.startswith("FAIL database: not compared: ")
+
+
 def test_a_question_ends_as_a_question(console) -> None:
     message = console.inside("--versio").refused("usage", 2)
     assert message.startswith("No such option '--versio'. Did you mean '--version'? See `")
@@ -226,12 +243,25 @@ def test_init_prints_does_and_repeats(servers, place) -> None:
     assert console.inside("status", "--json").json == {"batches": []}
 
 
+def test_the_settings_that_doctor_shows_fit_a_terminal(place) -> None:
+    """By origin, each on as many lines as it takes; a value of somebody's own makes no line of its own."""
+    console = place.console.but(RECON_ACTOR="a\nFAIL b")
+    out, _, _ = console.inside("doctor").out.partition("ok   database: ")
+    lines = out.splitlines()
+    assert lines[0].startswith("ok   settings: from the environment: ENABLE_RECON_EXIT_BACKFILL=true,")
+    assert [line[5:16] for line in lines[1:] if not line.startswith(" " * 9)] == ["by default:"]
+    assert max(len(line) for line in lines if " " in line.strip()) <= 100
+    [check, *_] = console.inside("doctor", "--json").json["checks"]
+    assert "RECON_ACTOR=a\nFAIL b" in check["detail"]
+    assert " ".join(out.split()) == f"ok settings: {check['detail']}".replace("; ", " ").replace("\n", "\\n")
+
+
 def test_doctor_ends_with_0_when_all_is_well_and_with_1_when_not(place) -> None:
     _, console = place.profile("examined", "T1")
     words = ("doctor", "--profile-id", "examined")
     answer = console.inside(*words)
     assert (answer.status, answer.err) == (0, "")
-    assert all(line.startswith("ok   ") for line in answer.out.splitlines())
+    assert all(line.startswith(("ok   ", "     ")) for line in answer.out.splitlines())
     told = console.but(RECON_EXCHANGE=None).inside(*words, "--json")
     assert (told.status, told.json["ok"]) == (1, False)
     assert [check["name"] for check in told.json["checks"] if not check["ok"]] == ["exchange"]

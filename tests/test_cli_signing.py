@@ -47,6 +47,10 @@ def test_on_the_command_line_and_through_the_notebooks(place: Place, keys: Keys)
     assert given["signature"].startswith("-----BEGIN SSH SIGNATURE-----")
     assert console.stage("rollback", "signed", "sign-1").status == 0
     assert incident.statuses() == ["canceled"]
+    page = (place.reports / "sign-1" / "index.html").read_text()
+    assert "the batch was <strong>rolled_back</strong>." in page
+    assert f"The plan was approved by {ALICE}, with a signature by the key {key_of(keys.alice)}." in page
+    assert f"Its rollback was approved by {BOB}, with a signature by the key {key_of(keys.bob)}." in page
     verified = console.inside("verify", str(place.reports / "sign-1"))
     assert verified.status == 0, verified.out
     assert "ok   approval: " in verified.out
@@ -60,6 +64,12 @@ def test_on_the_command_line_and_through_the_notebooks(place: Place, keys: Keys)
            WHERE batch_id = 'sign-1'"""
     )
     assert "FAIL rollback_approval: " in console.inside("verify", str(place.reports / "sign-1")).out
+
+
+def key_of(private: Path) -> str:
+    """How ssh-keygen itself names a key."""
+    said = subprocess.run(["ssh-keygen", "-l", "-f", f"{private}.pub"], capture_output=True, text=True, check=True)
+    return said.stdout.split()[1]
 
 
 def test_an_apply_that_was_not_signed_is_refused_through_the_notebook(place: Place, keys: Keys) -> None:

@@ -73,9 +73,10 @@ def story(place: Place) -> Story:
     detect = ["recon", "run", "detect", "--profile-id", PROFILE, "--batch-id", BATCH, "--json"]
     told.steps["detect"] = told.console(*detect[1:])
     told.shell("dry-run", told.next())
-    told.shell("approve without", f"{told.next().replace('NAME', 'nobody')}")
+    command, placeholder, _ = told.next().replace("NAME", "'a reviewer'").partition(" --acknowledge TRADE_ID=WHY")
+    told.shell("approve as told", command + placeholder)
+    told.shell("approve without", command)
     acknowledged = [f"--acknowledge '{trade_id}={WHY}'" for trade_id in ("a=b=c", "a", "held")]
-    command = told.next().replace("NAME", "'a reviewer'")
     told.shell("approve without one", " ".join([command, *acknowledged]))
     told.shell("approve", " ".join([command, *acknowledged, f"--acknowledge 'a=b={WHY}'"]))
     told.shell("apply", told.next() + " --json")
@@ -90,8 +91,8 @@ def story(place: Place) -> Story:
 
 def test_every_step_ended_as_it_had_to(story) -> None:
     assert {step: answer.status for step, answer in story.steps.items()} == {
-        "detect": 0, "dry-run": 3, "approve without": 3, "approve without one": 3, "approve": 0, "apply": 0,
-        "apply again": 0, "validate": 0, "sign": 0, "verify": 0,
+        "detect": 0, "dry-run": 3, "approve as told": 3, "approve without": 3, "approve without one": 3,
+        "approve": 0, "apply": 0, "apply again": 0, "validate": 0, "sign": 0, "verify": 0,
     }  # fmt: skip
 
 
@@ -133,6 +134,7 @@ def test_without_json_the_verdict_every_failed_check_and_every_reason_are_printe
 
 
 def test_approve_names_what_is_missing_and_the_longest_trade_id_counts(story) -> None:
+    assert "'TRADE_ID=WHY'" in story.steps["approve as told"].refused("unknown_trade")
     everything = story.steps["approve without"].refused("acknowledgements_missing")
     reason = "missing_fill_evidence_for_large_remainder"
     for trade_id in ("a", "a=b", "a=b=c"):

@@ -29,6 +29,7 @@ def assert_not_compared(result: StageResult, why: str, *, fills_too: bool = True
     assert result.counts == {"OPEN": 1}
     assert result.message == "the orders table was not compared with the exchange"
     assert f"check failed: exchange_read: {why}" in console_text(result_json(result))
+    assert console_text(result_json(result)).endswith("\n  1 open trade")
     assert rows(result, "mismatches") == []
     assert result.tables["mismatches"].reading.startswith("Not compared. ")
     text = repr(closing(result))
@@ -36,6 +37,18 @@ def assert_not_compared(result: StageResult, why: str, *, fills_too: bool = True
     assert "no symbols on which" not in text
     assert ("Fills that nobody owns: not compared." in text) is fills_too
     assert ("that nobody owns." in text) is not fills_too
+
+
+@pytest.mark.parametrize(
+    ("counts", "said"),
+    [
+        ({"OPEN": 2, "MISMATCH": 1}, "2 open trades, 1 symbol on which table and exchange disagree"),
+        ({"OPEN": 0, "MISMATCH": 0}, "no open trades, no symbols on which table and exchange disagree"),
+    ],
+)
+def test_the_console_says_how_much_was_found(counts: dict[str, int], said: str) -> None:
+    result = StageResult(Stage.DETECT, "main", "b", Verdict.DONE, counts=counts)
+    assert console_text(result_json(result)).splitlines() == ["detect: DONE (profile main, batch b)", f"  {said}"]
 
 
 def test_open_lifecycles_are_those_of_the_runbook(incident_each_version: Incident) -> None:

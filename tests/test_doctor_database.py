@@ -8,6 +8,7 @@ import time
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -18,7 +19,7 @@ from examined import a_role, checks, failed, settings, url_of
 from incidents import EXTENDED, Incident, an_incident
 from pooler import pgbouncer
 
-from recon.database import transaction
+from recon.database import connect, transaction
 from recon.doctor import RIGHTS, locks, server
 from recon.domain import Verdict
 from recon.embedded import EmbeddedServer, start
@@ -210,9 +211,31 @@ def test_the_sequence_of_a_serial_column_must_be_open_and_that_of_an_identity_ne
     ready.sql("ALTER TABLE orders ADD COLUMN row_number bigserial, ADD COLUMN other int GENERATED ALWAYS AS IDENTITY")
     found = checks(settings(ready, **by(ready, operator)))
     assert failed(found) == ["privileges"]
-    assert "lacks USAGE on sequence orders_row_number_seq; grant" in found["privileges"].detail
-    ready.sql(f"GRANT USAGE ON SEQUENCE orders_row_number_seq TO {operator}")
+    grant = f"GRANT USAGE ON SEQUENCE orders_row_number_seq TO {operator}"
+    assert found["privileges"].detail.endswith(f"may not draw new ids; run `{grant}`.")
+    ready.sql(grant)
     assert failed(checks(settings(ready, **by(ready, operator)))) == []
+    ready.sql("ALTER TABLE reconciliation_backfill_audit ADD COLUMN id bigserial")  # a backend's own
+    assert "reconciliation_backfill_audit_id_seq" in checks(settings(ready, **by(ready, operator)))["privileges"].detail
+
+
+def test_a_dry_run_is_no_go_while_an_apply_could_not_draw_its_ids(ready, operator) -> None:
+    ready.sql("ALTER TABLE orders ADD COLUMN row_number bigserial")
+    work = replace(ready.work(), engine=connect(url_of(ready, operator)))
+    grant = f"GRANT USAGE ON SEQUENCE orders_row_number_seq TO {operator}"
+    assert ready.run("detect", work=work).verdict is Verdict.DONE
+    refused = ready.run("dry-run", work=work)
+    assert (refused.verdict, [check.name for check in refused.checks if not check.ok]) == (
+        Verdict.NO_GO, ["candidates_present"],
+    )  # fmt: skip
+    [said] = [check.detail for check in refused.checks if not check.ok]
+    assert said == f"1 row could be written for 1 target, if new ids could be drawn; run `{grant}`"
+    ready.approve(work=work)
+    assert "42501" in (ready.run("apply", work=work).message or ""), "the control"
+    ready.sql(grant)
+    assert ready.run("dry-run", work=work).verdict is Verdict.GO
+    ready.approve(work=work)
+    assert ready.run("apply", work=work).verdict is Verdict.DONE
 
 
 def test_row_level_security_without_a_policy_stops_a_repair(ready, operator) -> None:

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import subprocess
 import uuid
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from importlib.metadata import version
+from pathlib import Path
 
 import pytest
 import sqlalchemy as sa
+from console import Console, clean_environment
 from doors.people import LOGIN_OF, as_login, make_people
 from incidents import EXTENDED, Incident, refusal
 from test_orders import ODD, SEARCH_PATH, SHAPES, repair_and_take_back
@@ -21,6 +25,7 @@ from recon.domain import Reason, Stage, StageResult, Verdict
 from recon.doors.access import Protection, behind, protection
 from recon.doors.names import CANCEL, INSERT, LOCK, REINSTATE, Role
 from recon.doors.roles import create_doors, role_statements
+from recon.embedded_place import _wheel_programs
 from recon.errors import ReconError
 from recon.incident import ROLES, _as_far_as_it_may
 from recon.stages.approve import approve
@@ -59,10 +64,7 @@ def test_each_stage_is_run_by_its_role_and_refused_to_every_other(guarded: Incid
                 assert refusal(lambda who=who: approve_as(guarded, who)).code == "role_missing"
             else:
                 refused = run_as(guarded, who, stage)
-                assert (refused.verdict, refused.code) == (
-                    (Verdict.FAILED, "database_error") if who == "nobody" and refused.code == "database_error"
-                    else (Verdict.NO_GO, "role_missing")
-                ), refused.message  # fmt: skip
+                assert (refused.verdict, refused.code) == (Verdict.NO_GO, "role_missing"), refused.message
         if stage == "approve":
             approve_as(guarded, "an_approver")
         else:
@@ -167,6 +169,35 @@ def test_what_print_gives_makes_the_same_doors(guarded: Incident) -> None:
     assert definitions(guarded) == made
 
 
+def psql(engine: sa.Engine, script: str) -> str:
+    """Run a script as `psql -f` does, which goes on after an error; returns what it complains of."""
+    program = _wheel_programs() / "psql"
+    url = engine.url.set(drivername="postgresql").render_as_string(hide_password=False)
+    command = [str(program), "--no-psqlrc", "--quiet", "--file=-", url]
+    ran = subprocess.run(command, input=script, capture_output=True, text=True, check=True, env=clean_environment())
+    return "\n".join(line for line in ran.stderr.splitlines() if "NOTICE" not in line)
+
+
+def test_psql_makes_what_print_gives_all_or_nothing(guarded: Incident, maker: Callable[..., sa.Engine]) -> None:
+    printed = by_hand(guarded, guarded.engine.url.username or "").inside("init", "--roles", "--print")
+    assert (printed.status, printed.err) == (0, "")
+    header, *lines = printed.out.splitlines()
+    assert header == (
+        f"-- recon {version('recon')}: the roles and doors for table public.orders, with recon's own tables in schema "
+        "public, of database incidents"
+    )
+    assert (lines[0], lines[-1]) == ("BEGIN;", "COMMIT;")
+    with transaction(guarded.engine) as connection:
+        create_doors(connection)  # with the server's clock
+    made = definitions(guarded)
+    guarded.sql(f"DROP VIEW {LOCK}, {INSERT}, {REINSTATE}, {CANCEL}")
+    bare = definitions(guarded)
+    assert "permission denied" in psql(maker("CREATEROLE"), printed.out)
+    assert definitions(guarded) == bare != made
+    assert psql(guarded.engine, f"SET search_path TO pg_catalog;\n{printed.out}") == ""
+    assert definitions(guarded) == made
+
+
 @pytest.fixture
 def maker(guarded: Incident) -> Iterator[Callable[..., sa.Engine]]:
     """Makes a login that is no superuser; dropped at the end, with what it owns."""
@@ -223,11 +254,74 @@ def test_a_user_who_owns_nothing_is_refused_and_changes_nothing(
 ) -> None:
     engine = maker(owns="GRANT SELECT ON orders TO {name}")
     before = definitions(guarded)
+    said = not_permitted(engine)
+    assert "without CREATEROLE, the ownership of orders, the ownership of its schema." in said
+    assert "permission denied to create role" in said
+    assert "`recon init --roles --print`" in said
+    assert definitions(guarded) == before
+
+
+def test_only_the_rights_that_are_missing_are_named(guarded: Incident, maker: Callable[..., sa.Engine]) -> None:
+    without_doors(guarded)
+    guarded.sql("REVOKE ALL ON orders FROM recon_owner")
+    owns = "GRANT recon_owner TO {name} WITH ADMIN OPTION; GRANT CREATE ON SCHEMA public TO {name} WITH GRANT OPTION"
+    said = not_permitted(maker("CREATEROLE", owns=owns))
+    assert "without the ownership of orders, the ownership of its schema. The server says: " in said
+
+
+def not_permitted(engine: sa.Engine) -> str:
+    """What making the doors is refused with, for lack of a right of this login."""
     with pytest.raises(ReconError) as refused, transaction(engine) as connection:
         create_doors(connection)
-    assert refused.value.code == "database_error"
-    assert "SQLSTATE 42501" in refused.value.message
-    assert definitions(guarded) == before
+    assert (refused.value.code, refused.value.exit_status) == ("privileges_missing", 1)
+    return refused.value.message
+
+
+READINGS = (("status",), ("fetch", "--profile-id", "main", "--out", "kept"))
+
+
+def by_hand(incident: Incident, who: str) -> Console:
+    """The command line as a login uses it."""
+    url = as_login(incident.engine, who).url.render_as_string(hide_password=False)
+    settings = {"RECON_DATABASE_URL": url, "RECON_EXCHANGE": f"statement:{incident.folder}"}
+    return Console(clean_environment() | settings, incident.folder.parent)
+
+
+@pytest.mark.parametrize("words", READINGS, ids=lambda words: words[0])
+def test_a_login_without_any_role_is_told_which_one_lets_it_read(guarded: Incident, words: tuple[str, ...]) -> None:
+    assert 'GRANT recon_reader TO "nobody"' in by_hand(guarded, "nobody").inside(*words).refused("role_missing")
+    assert by_hand(guarded, "a_reader").inside(*words).status == 0
+
+
+def test_so_is_one_that_may_not_even_look_into_the_schema(incident: Incident) -> None:
+    incident.sql("CREATE SCHEMA hidden")
+    incident.sql(SEARCH_PATH.replace("trading, public", "hidden"))
+    incident.create_table(name="hidden.orders", doors=True).ghost("t1")
+    make_people(incident.engine)
+    for words in READINGS:
+        assert "GRANT recon_reader" in by_hand(incident, "nobody").inside(*words).refused("role_missing")
+    assert run_as(incident, "nobody", "detect").code == "role_missing"
+    assert run_as(incident, "a_taker", "apply").code == "illegal_transition"  # of no batch
+
+
+def test_verify_says_it_too(guarded: Incident, tmp_path: Path) -> None:
+    console = by_hand(guarded, "a_planner")
+    assert console.stage("detect", "main", "kept").status == 0
+    folder = str(tmp_path / "reports" / "kept")
+    assert console.inside("verify", folder).status == 0
+    said = by_hand(guarded, "nobody").inside("verify", folder)
+    assert (said.status, said.err) == (1, "")
+    [told] = [line for line in said.out.splitlines() if line.startswith("FAIL")]
+    assert told.startswith("FAIL database: role_missing: ")
+    assert 'GRANT recon_reader TO "nobody"' in told
+
+
+def test_a_login_that_may_read_everything_by_itself_needs_no_role(
+    guarded: Incident, maker: Callable[..., sa.Engine]
+) -> None:
+    tables = "orders, reconciliation_backfill_audit, reconciliation_batches, reconciliation_events"
+    engine = maker(owns=f"GRANT SELECT ON {tables} TO {{name}}")
+    assert by_hand(guarded, engine.url.username or "").inside("status").status == 0
 
 
 MORE = {
@@ -398,6 +492,24 @@ def test_a_row_that_is_altered_on_its_way_does_not_pass_the_door(guarded: Incide
     assert (guarded.backfills(), guarded.state()) == ([], "approved")
     guarded.sql("DROP TRIGGER shaving ON orders")
     assert guarded.run("apply").counts == {"APPLIED": 1}
+
+
+def test_a_sequence_that_came_later_is_missed_by_doctor_and_the_dry_run(incident: Incident) -> None:
+    incident.create_table(MORE["serial"], doors=True).ghost("t1")
+    make_people(incident.engine)
+    incident.sql("CREATE SEQUENCE others")
+    incident.sql("ALTER TABLE orders ALTER COLUMN id SET DEFAULT nextval('others')")
+    grant = "GRANT USAGE ON SEQUENCE others TO recon_applier"
+    with transaction(as_login(incident.engine, "a_planner"), read_only=True) as connection:
+        found, said = doors(connection)
+    assert (found, f"; run `{grant}`." in said) == (False, True)
+    assert run_as(incident, "a_planner", "detect").verdict is Verdict.DONE
+    refused = run_as(incident, "a_planner", "dry-run")
+    assert [check.detail.endswith(f"run `{grant}`") for check in refused.checks if not check.ok] == [True]
+    incident.sql(grant)
+    assert run_as(incident, "a_planner", "dry-run").verdict is Verdict.GO
+    with transaction(as_login(incident.engine, "a_planner"), read_only=True) as connection:
+        assert doors(connection)[0]
 
 
 def test_doctor_tells_a_door_that_was_dropped(guarded: Incident) -> None:

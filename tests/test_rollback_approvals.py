@@ -26,7 +26,10 @@ def test_a_rollback_needs_its_own_approval_where_signatures_are_required(inciden
     work = strict(incident, keys)
     result = unchanged(incident, "rollback", work)
     assert (result.verdict, result.code) == (Verdict.NO_GO, "rollback_not_approved")
-    assert f"recon approve --rollback --batch-id {incident.batch} --by NAME" in (result.message or "")
+    assert result.message == (
+        f"Expected an approval of the rollback of batch {incident.batch}, found none. Approve it: recon approve "
+        f"--rollback --batch-id {incident.batch} --by NAME --key PATH"
+    )
     trail, rows = incident.audit("*"), incident.orders()
     approval = incident.approve_rollback(by=BOB, key=keys.bob, work=work)
     assert (incident.audit("*"), incident.orders(), incident.state()) == (trail, rows, "applied")
@@ -40,6 +43,23 @@ def test_a_rollback_needs_its_own_approval_where_signatures_are_required(inciden
     assert incident.state() == "rolled_back"
     assert refusal(lambda: incident.approve_rollback(by=BOB, key=keys.bob, work=work)).code == "illegal_transition"
     assert incident.run("rollback", work=work).message == "the batch was rolled back before; nothing was written"
+
+
+@pytest.mark.parametrize(
+    ("edit", "said"),
+    [
+        ("jsonb_set(rollback_approval, '{plan_digest}', '\"x\"')", "found one of another plan. "),
+        ("jsonb_set(approval, '{batch_id}', '\"x\"')", "found one of another action, another batch. "),
+        ("rollback_approval - 'items'", "found one that is not whole. "),
+    ],
+)
+def test_what_is_wrong_with_an_approval_is_told_in_words(incident: Incident, keys: Keys, edit: str, said: str) -> None:
+    applied(incident, keys)
+    incident.approve_rollback(by=BOB, key=keys.bob, work=strict(incident, keys))
+    incident.tamper(f"UPDATE reconciliation_batches SET rollback_approval = {edit}")
+    message = unchanged(incident, "rollback", strict(incident, keys)).message or ""
+    assert said in message
+    assert message.endswith(" --key PATH")
 
 
 def test_without_that_requirement_rollback_asks_for_none(incident: Incident, keys: Keys) -> None:

@@ -13,6 +13,7 @@ from console import clean_environment
 from recon.database import connect
 from recon.errors import UsageError
 from recon.lab import configuration
+from recon.reporting.strike import struck_json
 from recon.settings import Settings, load_settings, project_root
 
 RUNBOOK_FLAGS = {
@@ -154,6 +155,27 @@ def test_settings_do_not_change_once_read() -> None:
     settings = load_settings()
     with pytest.raises(ValueError, match="frozen"):
         settings.enable_recon_exit_backfill = True  # type: ignore[misc]
+
+
+@pytest.mark.parametrize("name", ["RECON_TRADING_STATUS_TOKEN", "RECON_EXCHANGE_API_KEY", "RECON_EXCHANGE_SECRET"])
+def test_a_secret_that_may_be_a_word_is_refused_and_not_repeated(monkeypatch, name) -> None:
+    monkeypatch.setenv(name, "zqxjkv7")
+    with pytest.raises(UsageError) as caught:
+        load_settings()
+    assert (caught.value.code, caught.value.exit_status) == ("settings_invalid", 2)
+    assert f"{name}: Value error, expected a secret of at least 8 characters" in caught.value.message
+    assert "zqxjkv7" not in caught.value.message
+    monkeypatch.setenv(name, "zqxjkv78")
+    load_settings()
+    monkeypatch.setenv(name, "")
+    load_settings()
+
+
+def test_a_short_password_is_that_of_the_server_and_takes_no_name_out_of_a_report() -> None:
+    given = Settings(_env_file=None, recon_database_url="postgresql://u:abc@h/d")  # type: ignore[call-arg, arg-type]
+    assert struck_json("trade 'abc' at u:abc@h with password=abc", given) == "trade 'abc' at u***h with ***"
+    longer = Settings(_env_file=None, recon_database_url="postgresql://u:abcd@h/d")  # type: ignore[call-arg, arg-type]
+    assert struck_json("trade 'abcd' of abcd", longer) == "trade *** of abcd"
 
 
 def test_no_secret_shows_in_the_text_of_the_settings(monkeypatch) -> None:

@@ -71,7 +71,7 @@ def test_signing_closes_the_incident_and_says_by_whom(kept) -> None:
     answer = sign(kept)
     assert answer.status == 0, answer
     assert answer.out.splitlines()[:2] == [
-        "signed: the report of batch validated, which is signed",
+        "signed: the report of batch validated",
         f"  by {SIGNER} (as the allowed-signers file names them)",
     ]
     told = status(kept)
@@ -106,7 +106,8 @@ def test_signing_again_with_the_same_key_changes_nothing(kept) -> None:
 def test_another_person_may_sign_too_and_both_signatures_are_kept(kept) -> None:
     assert sign(kept).status == 0
     assert sign(kept, OTHER).status == 0
-    said = f"ok   signature: manifests/4.json is signed by {SIGNER}; manifest.json is signed by {OTHER}"
+    replaced = "manifests/4.json, which was replaced since,"
+    said = f"ok   signature: {replaced} is signed by {SIGNER}; manifest.json is signed by {OTHER}"
     assert said in verify(kept)
 
 
@@ -228,7 +229,8 @@ def test_later_stages_make_a_manifest_without_signature_and_the_batch_follows(in
     assert kept.console.stage("detect", kept.incident.profile, "later").status == 3
     out = verify(kept)
     assert "ok   state: the reports say signed, the database signed" in out, "a refusal changes nothing"
-    assert f"ok   signature: manifests/4.json is signed by {SIGNER}; not signed" in out
+    replaced = f"manifests/4.json, which was replaced since, is signed by {SIGNER}"
+    assert f"ok   signature: {replaced}; manifest.json itself is not signed" in out
     assert kept.console.stage("validate", kept.incident.profile, "later").status == 0
     assert "ok   state: the reports say validated, the database validated" in verify(kept)
     assert status(kept)["next"] == "Next: recon sign --batch-id later --key PATH"
@@ -238,7 +240,9 @@ def test_later_stages_make_a_manifest_without_signature_and_the_batch_follows(in
     told = sign(kept, OTHER, "--json").json
     assert told["state"] == "rolled_back"
     out = verify(kept)
-    assert f"manifests/6.json is signed by {SIGNER}; manifest.json is signed by {OTHER}" in out
+    assert (
+        f"manifests/6.json, which was replaced since, is signed by {SIGNER}; manifest.json is signed by {OTHER}" in out
+    )
     assert "ok   state: the reports say rolled_back, the database rolled_back" in out
 
 

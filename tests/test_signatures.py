@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from recon.errors import ReconError, Refused, UsageError
-from recon.signatures import PLAN, REPORT, sign, signer
+from recon.signatures import PLAN, REPORT, fingerprint, sign, signer
 
 DATA = b'{"action":"apply"}'
 
@@ -104,11 +104,56 @@ def test_a_pattern_names_nobody(tmp_path: Path, key: Path) -> None:
     assert "pattern" in said
 
 
+@pytest.mark.parametrize("pattern", ["*", "*@example.com,?lice", '"*,a*"', "  *"])
+def test_a_pattern_before_the_name_does_not_hide_who_signed(tmp_path: Path, key: Path, pattern: str) -> None:
+    """ssh-keygen itself names whoever stands on the first line that has the key."""
+    allowed = allow(tmp_path, pattern, '# of "alice"', '"alice"', "bob", key=key)
+    assert signer(DATA, sign(DATA, key, PLAN), PLAN, allowed) == "alice"
+
+
+def test_a_pattern_does_not_widen_what_the_line_with_the_name_allows(tmp_path: Path, key: Path) -> None:
+    allowed = allow(tmp_path, "*", f'alice namespaces="{REPORT}"', key=key)
+    signature = sign(DATA, key, PLAN)
+    assert "does not verify for alice" in refusal("signature_invalid", Refused, signer, DATA, signature, PLAN, allowed)
+    assert signer(DATA, sign(DATA, key, REPORT), REPORT, allowed) == "alice"
+
+
+def test_a_certificate_names_who_signed_where_the_file_gives_a_pattern(tmp_path: Path, key: Path) -> None:
+    authority = make_key(tmp_path / "authority")
+    command = ["ssh-keygen", "-q", "-s", str(authority), "-I", "x", "-n", "alice@example.com", f"{key}.pub"]
+    subprocess.run(command, check=True)
+    allowed = allow(tmp_path, "*@example.com cert-authority", key=authority)
+    assert signer(DATA, sign(DATA, Path(f"{key}-cert.pub"), PLAN), PLAN, allowed) == "alice@example.com"
+
+
+@pytest.mark.parametrize("line", [b"zo\xeb", b"\xff\xfe*"])
+def test_a_name_that_is_no_utf_8_is_nobodys(tmp_path: Path, key: Path, line: bytes) -> None:
+    allowed = allow(tmp_path, "", key=key)
+    allowed.write_bytes(line + allowed.read_bytes())
+    refusal("signature_invalid", Refused, signer, DATA, sign(DATA, key, PLAN), PLAN, allowed)
+
+
+@pytest.mark.parametrize("made", ["printf '\\351' > \"$last.sig\"", ': > "$last.sig"'])
+def test_what_ssh_keygen_makes_and_is_no_signature_is_refused(
+    tmp_path: Path, key: Path, monkeypatch: pytest.MonkeyPatch, made: str
+) -> None:
+    program = tmp_path / "ssh-keygen"
+    program.write_text(f"#!/bin/sh\nfor last; do :; done\nprintf 'schl\\374ssel' >&2\n{made}\n")
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    assert "schl\ufffdssel" in refusal("key_unusable", Refused, sign, DATA, key, PLAN)
+
+
 @pytest.mark.parametrize(
     "text", ["", "junk", "-----BEGIN SSH SIGNATURE-----\nAAAA\n-----END SSH SIGNATURE-----\n", "é\0"]
 )
 def test_what_is_no_signature_is_refused(tmp_path: Path, key: Path, text: str) -> None:
     refusal("signature_invalid", Refused, signer, DATA, text, PLAN, allow(tmp_path, "alice", key=key))
+
+
+@pytest.mark.parametrize("text", ["", "junk", "-----BEGIN\nAAAA\n-----END", "-----BEGIN\né\n-----END"])
+def test_what_is_no_signature_names_no_key(text: str) -> None:
+    assert fingerprint(text) is None
 
 
 @pytest.mark.parametrize("content", ["", "junk\n", "alice ssh-ed25519 AAAA\n"])

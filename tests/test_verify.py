@@ -136,6 +136,24 @@ def test_a_folder_of_the_older_form_is_converted_by_the_next_report(folder, kept
     assert failed(folder) == {}
 
 
+def test_the_index_says_how_the_batch_stood_and_who_approved_it(folder) -> None:
+    assert "No record tells the state of the batch." in (folder / "index.html").read_text()
+    for number, (state, by) in enumerate((("applied", "<b>"), ("planned", "nobody"), ("approved", "nobody"))):
+        record = folder / "record" / f"02_dry_run{f'.{number + 1}' if number else ''}"
+        keep(folder, dry_run())
+        record.mkdir(parents=True)
+        facts = {"state": state, "read_at": f"2026-03-02T12:00:0{9 - number}.000000Z"}
+        add_file(record / "run.json", json.dumps(facts).encode())
+        add_file(record / "approval.json", json.dumps({"by": by}).encode())
+        add_file(record / "rollback_approval.json", json.dumps({"by": by}).encode())
+        add_file(record / "rollback_approval.json.sig", b"none")
+    describe(folder, "demo")
+    page = (folder / "index.html").read_text()
+    assert "the batch was <strong>applied</strong>. The plan was approved by &lt;b&gt;, without a signature." in page
+    assert "Its rollback was approved by &lt;b&gt;, with a signature that cannot be read." in page
+    assert "nobody" not in page
+
+
 def test_the_style_of_the_index_is_a_style(folder) -> None:
     page = (folder / "index.html").read_text()
     style = page[page.index("<style>") : page.index("</style>")]

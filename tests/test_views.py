@@ -129,7 +129,7 @@ def test_checks_say_what_failed_and_items_which_rows_are_planned() -> None:
         (dry_run(), "recon approve --batch-id batch-1 --by NAME"),
         (dry_run(verdict=Verdict.DONE), "nothing to repair"),
         (done(Stage.APPLY), "recon run validate --profile-id demo --batch-id batch-1"),
-        (done(Stage.VALIDATE), "File the report folder"),
+        (done(Stage.VALIDATE), "recon sign --batch-id "),
         (done(Stage.ROLLBACK), "a new batch_id"),
         (refused(), "recon run apply --profile-id demo --batch-id batch-1"),
         (replace(done(Stage.DETECT), profile_id="it's mine"), """--profile-id 'it'"'"'s mine'"""),

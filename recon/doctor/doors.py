@@ -8,6 +8,7 @@ from sqlalchemy.engine import Connection
 from recon.doctor.asking import Finding
 from recon.doors.access import is_member, protection
 from recon.doors.names import CANCEL, INSERT, LOCK, OWNER, REINSTATE, Role
+from recon.doors.sequences import INSERTING, closed_sequences
 from recon.orders import Orders
 
 WORK = {
@@ -38,6 +39,8 @@ def doors(connection: Connection) -> Finding:
     if wanted != there:
         named = ", ".join(sorted(wanted ^ there))
         return False, f"expected the doors of today's orders, found other columns ({named}); run `recon init --roles`."
+    if closed := [grant for table in INSERTING for grant in closed_sequences(connection, table)]:
+        return False, f"expected its roles to draw new ids, found that they may not; run `{'; '.join(closed)}`."
     have = [role for role in Role if is_member(connection, role)]
     if not have:
         return False, f"expected this login to have one of {', '.join(Role)}, found none; grant one."

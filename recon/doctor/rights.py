@@ -10,7 +10,7 @@ from sqlalchemy.engine import Connection
 from recon import audit
 from recon.doctor.asking import Finding
 from recon.doors.access import exist
-from recon.doors.roles import default_sequences
+from recon.doors.sequences import closed_sequences
 from recon.errors import ReconError
 
 RIGHTS = {
@@ -24,7 +24,7 @@ COMMANDS = {"r": "SELECT", "a": "INSERT", "w": "UPDATE"}
 
 
 def privileges(connection: Connection) -> Finding:
-    """Whether the user may read and write the tables, and draw from the sequences that rows of `orders` take."""
+    """Whether the user may read and write the tables, and draw from the sequences that their rows take."""
     if exist(connection):
         return True, "those of recon's roles; see doors"
     present = [
@@ -36,17 +36,11 @@ def privileges(connection: Connection) -> Finding:
         for right in RIGHTS[table]
         if not connection.execute(sa.select(sa.func.has_table_privilege(table, right))).scalar_one()
     ]
-    missing += [f"USAGE on sequence {name}" for name in _closed_sequences(connection)]
     if missing:
         raise ReconError("privileges_missing", f"this user lacks {', '.join(missing)}; grant them for the repair.")
+    if closed := [grant for table in present for grant in closed_sequences(connection, table)]:
+        raise ReconError("privileges_missing", f"this user may not draw new ids; run `{'; '.join(closed)}`.")
     return True, f"SELECT, INSERT and UPDATE on {', '.join(present) or 'no table yet'}"
-
-
-def _closed_sequences(connection: Connection) -> list[str]:
-    """Sequences in a default of `orders` that this user may not draw from."""
-    may_draw = sa.text("SELECT has_sequence_privilege(:name, 'USAGE, UPDATE')")
-    names = default_sequences(connection, "orders")
-    return [name for name in names if not connection.execute(may_draw, {"name": name}).scalar_one()]
 
 
 def row_security(connection: Connection) -> Finding:

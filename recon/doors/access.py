@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection, Engine
 
-from recon.audit import is_append_only
+from recon.audit import is_append_only, metadata
 from recon.database import ROLE, transaction
 from recon.doors.names import INSERT, Role
 from recon.errors import Refused
@@ -63,16 +63,44 @@ def behind(engine: Engine, *roles: Role) -> Engine:
 
 
 def for_reading(engine: Engine) -> Engine:
-    """The engine whose transactions take whichever role the login has, else the engine itself; reads only."""
+    """The engine whose transactions take whichever role the login has, or the engine itself; reads only.
+
+    Raises `Refused` (role_missing) when the login has none of the roles, and cannot read the tables without.
+    """
     try:
         return behind(engine, *Role)
     except Refused:
+        with transaction(engine, read_only=True) as connection:
+            if not _reads_all(connection):
+                raise
         return engine
 
 
+def _reads_all(connection: Connection) -> bool:
+    """Whether the login itself may read `orders` and recon's tables."""
+    query = sa.text(
+        """
+        SELECT bool_and(coalesce(has_table_privilege(to_regclass(name), 'SELECT'), false))
+        FROM unnest(CAST(:names AS text[])) AS named (name)
+        """
+    )
+    names = ["orders", *(table.name for table in metadata.sorted_tables)]
+    return bool(connection.execute(query, {"names": names}).scalar_one())
+
+
 def exist(connection: Connection) -> bool:
-    """Whether the doors are there, for this search path; reads only."""
-    return bool(connection.execute(sa.select(sa.func.to_regclass(INSERT).is_not(None))).scalar_one())
+    """Whether the doors are there, for this search path; reads only.
+
+    So are those in a schema that only their roles may look into, where this login sees no `orders` of its own.
+    """
+    query = sa.text(
+        """
+        SELECT to_regclass(:door) IS NOT NULL OR (to_regclass('orders') IS NULL AND EXISTS (
+            SELECT FROM pg_class JOIN pg_namespace ON pg_namespace.oid = relnamespace
+            WHERE relname = :door AND relkind = 'v' AND NOT has_schema_privilege(pg_namespace.oid, 'USAGE')))
+        """
+    )
+    return bool(connection.execute(query, {"door": INSERT}).scalar_one())
 
 
 def is_member(connection: Connection, role: Role) -> bool:

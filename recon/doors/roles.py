@@ -7,19 +7,21 @@ changed on `orders` itself but who may read it.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from importlib.metadata import version
 
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
+from sqlalchemy.exc import DBAPIError
 
 from recon import audit
+from recon.database import INSUFFICIENT_PRIVILEGE, sqlstate, whole_message
 from recon.doors.append_only import append_only_statements
 from recon.doors.names import CANCEL, INSERT, LOCK, OWNER, REINSTATE, WAY_BACK, Role
+from recon.doors.sequences import AUDIT, BATCHES, EVENTS, INSERTING, default_sequences
 from recon.doors.triggers import FUNCTIONS, guard_statements
 from recon.doors.views import CLOCK, door_statements
-from recon.errors import Refused
+from recon.errors import ReconError, Refused
 from recon.orders import Orders
-
-AUDIT, BATCHES, EVENTS = (table.name for table in (audit.audit_table, audit.batches_table, audit.events_table))
 
 STAMPS = "updated_at, updated_by"
 
@@ -78,7 +80,7 @@ def role_statements(connection: Connection, clock: str = CLOCK) -> list[str]:
         *(f"GRANT {right} TO {role}" for role, rights in GRANTS.items() for right in rights),
         *(
             f"GRANT USAGE ON SEQUENCE {name} TO {', '.join(roles)}"
-            for table, roles in _INSERTING.items()
+            for table, roles in INSERTING.items()
             for name in default_sequences(connection, table)
         ),
         f"REVOKE CREATE ON SCHEMA {own} FROM {OWNER}",
@@ -87,15 +89,6 @@ def role_statements(connection: Connection, clock: str = CLOCK) -> list[str]:
 
 
 _EXISTS = "EXCEPTION WHEN duplicate_object OR unique_violation THEN NULL;"
-
-
-_INSERTING: Mapping[str, Sequence[Role]] = {
-    "orders": (Role.APPLIER,),
-    AUDIT: (Role.PLANNER, Role.APPROVER, Role.APPLIER),
-    BATCHES: (Role.PLANNER,),
-    EVENTS: (Role.PLANNER,),
-}
-"""Who inserts into which table; a backend's own table may draw its ids from a sequence."""
 
 
 def _no_login(role: str) -> str:
@@ -123,12 +116,61 @@ def _check_owner(connection: Connection) -> None:
         )
 
 
+def role_script(connection: Connection) -> list[str]:
+    """`role_statements` as one transaction for `psql -f`, under a comment that says what it is for; reads only.
+
+    It takes the search path of this connection with it, and so the same tables. Raises what `role_statements` raises.
+    """
+    statements = role_statements(connection)
+    own, theirs = _schemas(connection)
+    query = sa.text("SELECT current_database()::text, current_setting('search_path')")
+    database, path = connection.execute(query).one()
+    about = f"table {theirs}.orders, with recon's own tables in schema {own}, of database {database}"
+    return [
+        f"-- recon {version('recon')}: the roles and doors for {about}",
+        "BEGIN",
+        f"SET LOCAL search_path TO {path}",
+        *statements,
+        "COMMIT",
+    ]
+
+
 def create_doors(connection: Connection, clock: str = CLOCK) -> list[str]:
-    """Run `role_statements`; writes DDL, returns what was run."""
+    """Run `role_statements`; writes DDL, returns what was run.
+
+    Raises what they raise, and `ReconError` (privileges_missing) when this user may not make the roles or the doors.
+    """
     statements = role_statements(connection, clock)
-    for statement in statements:
-        connection.exec_driver_sql(statement, execution_options={"no_parameters": True})
+    user, lacking = _lacking(connection)
+    try:
+        for statement in statements:
+            connection.exec_driver_sql(statement, execution_options={"no_parameters": True})
+    except DBAPIError as error:
+        if sqlstate(error) != INSUFFICIENT_PRIVILEGE:
+            raise
+        without = f" without {', '.join(lacking)}" if lacking else ""
+        raise ReconError(
+            "privileges_missing",
+            "Expected a superuser, or a user that may create and grant the roles and owns orders and its schema; found "
+            f"{user}{without}. The server says: {whole_message(error)}. Nothing was changed. Give a DBA what `recon "
+            "init --roles --print` prints.",
+        ) from error
     return statements
+
+
+def _lacking(connection: Connection) -> tuple[str, list[str]]:
+    """The current user, and which of the rights that a superuser has anyway it lacks; reads only."""
+    query = sa.text(
+        """
+        SELECT current_user::text, rolsuper OR rolcreaterole, pg_has_role(relowner, 'USAGE'),
+            pg_has_role(nspowner, 'USAGE')
+        FROM pg_roles, pg_class JOIN pg_namespace ON pg_namespace.oid = relnamespace
+        WHERE rolname = current_user AND pg_class.oid = to_regclass('orders')
+        """
+    )
+    user, *rights = connection.execute(query).one()
+    named = ("CREATEROLE", "the ownership of orders", "the ownership of its schema")
+    return user, [name for name, right in zip(named, rights, strict=True) if not right]
 
 
 def _schemas(connection: Connection) -> tuple[str, str]:
@@ -156,22 +198,3 @@ def _hand_over(connection: Connection) -> list[str]:
     )
     names = connection.execute(query, {"names": [AUDIT, BATCHES, EVENTS]}).scalars()
     return [f"ALTER TABLE {name} OWNER TO {OWNER}" for name in names]
-
-
-def default_sequences(connection: Connection, table: str) -> list[str]:
-    """The sequences from which defaults of the table draw, but not those of identity columns, which need no right.
-
-    Reads only.
-    """
-    query = sa.text(
-        """
-        SELECT DISTINCT sequence.oid::regclass::text
-        FROM pg_attrdef
-        JOIN pg_depend ON pg_depend.classid = 'pg_attrdef'::regclass AND pg_depend.objid = pg_attrdef.oid
-        AND refclassid = 'pg_class'::regclass
-        JOIN pg_class AS sequence ON sequence.oid = refobjid
-        WHERE adrelid = to_regclass(:table) AND relkind = 'S'
-        ORDER BY 1
-        """
-    )
-    return list(connection.execute(query, {"table": table}).scalars())

@@ -89,14 +89,16 @@ def _signatures(folder: Path, last: Manifest, allowed_signers: Path | None) -> t
     wrong: list[str] = []
     for name in [*last.replaced, MANIFEST]:
         signature = folder / f"{name}.sig"
+        is_last = name == MANIFEST
+        named = name if is_last else f"{name}, which was replaced since,"
         if not signature.is_file():
-            if name == MANIFEST:
-                told.append(NOT_SIGNED)
+            if is_last:
+                told.append(f"{MANIFEST} itself is {NOT_SIGNED}" if told or wrong else NOT_SIGNED)
         elif allowed_signers is None:
-            told.append(f"{name} is {NOT_VERIFIED}")
+            told.append(f"{named} is {NOT_VERIFIED}")
         else:
             try:
-                told.append(f"{name} is signed by {_signer(folder / name, signature, allowed_signers)}")
+                told.append(f"{named} is signed by {_signer(folder / name, signature, allowed_signers)}")
             except ReconError as error:
                 wrong.append(f"{signature.relative_to(folder)} does not sign {name}: {error.message}")
             except OSError as error:

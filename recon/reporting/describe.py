@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -17,10 +17,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from recon.reporting.files import add_file, alone_in, remove_file, replace_file
+from recon.reporting.folder_page import folder_page
 from recon.reporting.manifest import Manifest, parse, read_manifest, statement, sums_text
-from recon.reporting.markup import CSS, fill
 from recon.reporting.names import (
-    EVIDENCE,
     INDEX,
     MANIFEST,
     MANIFESTS,
@@ -33,7 +32,7 @@ from recon.reporting.names import (
     report_files,
     sha256,
 )
-from recon.reporting.render import PAGE_CSS, render
+from recon.reporting.render import render
 from recon.reporting.result import ResultJson
 from recon.reporting.seal import load_notebook, read_report
 
@@ -80,7 +79,7 @@ def sums(folder: Path, manifest: Manifest) -> bytes:
 def _describe(folder: Path, profile_id: str, listed: Mapping[str, Any], anew: bool) -> Manifest:
     before = read_manifest(folder, profile_id)
     after = _grown(folder, before, listed)
-    page = _page(after)
+    page = folder_page(folder, after)
     if not before.data or not before.is_statement or anew or (after.files, after.runs) != (before.files, before.runs):
         after = _replacing(folder, before, after, page)
         remove_file(folder / SIGNATURE)
@@ -194,18 +193,3 @@ def _facts(path: Path, digest: str) -> dict[str, Any]:
     except (OSError, ValueError, RecursionError):
         return {}
     return facts if isinstance(facts, dict) and hashlib.sha256(data).hexdigest() == digest else {}
-
-
-def _page(manifest: Manifest) -> bytes:
-    return fill("folder.html.j2", manifest=manifest, runs=list(_rows(manifest)), css=PAGE_CSS + CSS).encode()
-
-
-def _rows(manifest: Manifest) -> Iterator[dict[str, Any]]:
-    """One line of the page per run, in the order in which they were kept."""
-    names = sorted(entry["name"] for entry in manifest.files)
-    notebooks = [entry for entry in manifest.files if entry["name"].endswith(".ipynb")]
-    for entry in sorted(notebooks, key=lambda entry: entry["kept_at"] or ""):
-        stem = entry["name"].removesuffix(".ipynb")
-        suffixes = [suffix for suffix in ("html", "ipynb", "json") if f"{stem}.{suffix}" in names]
-        beside = {kind: [name for name in names if name.startswith(f"{kind}/{stem}/")] for kind in (EVIDENCE, RECORD)}
-        yield entry | beside | {"stem": stem, "suffixes": suffixes}

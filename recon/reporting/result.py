@@ -9,8 +9,9 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from recon.domain import Item, StageResult
+from recon.domain import Item, Stage, StageResult
 from recon.identity import canonical_decimal, canonical_time
+from recon.wording import count
 
 ResultJson = dict[str, Any]
 """The JSON object of one stage: only strings, integers, booleans, None, lists and dicts."""
@@ -107,6 +108,14 @@ def _item_json(item: Item) -> ResultJson:
     }
 
 
+def _detected(counts: Mapping[str, int]) -> str:
+    """What a detect counted; without the exchange nothing was compared, and nothing is said of it."""
+    told = [count(counts["OPEN"], "open trade")]
+    if "MISMATCH" in counts:
+        told.append(f"{count(counts['MISMATCH'], 'symbol')} on which table and exchange disagree")
+    return ", ".join(told)
+
+
 def _console_lines(content: Mapping[str, Any]) -> Iterator[str]:
     yield f"{content['stage']}: {content['verdict']} (profile {content['profile_id']}, batch {content['batch_id']})"
     if content.get("code") or content.get("message"):
@@ -116,6 +125,8 @@ def _console_lines(content: Mapping[str, Any]) -> Iterator[str]:
     for check in content["checks"]:
         if not check["ok"]:
             yield f"  check failed: {check['name']}: {check['detail']}"
+    if content["stage"] == Stage.DETECT and content["counts"]:
+        yield f"  {_detected(content['counts'])}"
     reasons = Counter((item["decision"], item["reason"]) for item in content["items"])
     for (decision, reason), number in sorted(reasons.items()):
         yield f"  {decision} {reason}: {number}"

@@ -7,16 +7,17 @@ import re
 from typing import TYPE_CHECKING
 from urllib.parse import unquote
 
+from recon.settings import SHORTEST_SECRET, Settings
+
 if TYPE_CHECKING:
     from pydantic import SecretStr
 
-    from recon.settings import Settings
 
 PASSWORD = re.compile(r"://[^:@/]*:([^@]*)@|[?&]password=([^&]*)")
 """The password in a URL as it is written there, whether or not the rest is well-formed."""
 
-SHORT = 8
-"""A key of fewer characters may be a word of the report, and is struck out only where it stands as a value."""
+QUOTED = 4
+"""A password of fewer characters is not struck out where it merely stands in quotes: a name may be the same."""
 
 
 def struck_json(text: str, settings: Settings) -> str:
@@ -36,7 +37,8 @@ def struck_csv(text: str, settings: Settings) -> str:
 def secrets(settings: Settings) -> list[str]:
     """The token and the exchange's keys, and each password with the signs around it in a URL or connection string.
 
-    A key too short to be unlike any other word counts as a password. A longer secret goes before one that it holds.
+    A passphrase too short to be unlike any other word counts as a password. A longer secret goes before one that it
+    holds.
     """
     urls = (settings.recon_database_url, settings.recon_trading_status_url, settings.recon_exchange_base_url)
     passwords = {
@@ -44,10 +46,11 @@ def secrets(settings: Settings) -> list[str]:
     }
     passwords |= {unquote(password) for password in passwords}
     keys = _values(settings.recon_exchange_api_key, settings.recon_exchange_secret, settings.recon_exchange_password)
-    passwords |= {key for key in keys if len(key) < SHORT}
-    whole = {key for key in keys if len(key) >= SHORT} | _values(settings.recon_trading_status_token)
+    whole = {key for key in keys if len(key) >= SHORTEST_SECRET} | _values(settings.recon_trading_status_token)
+    passwords |= keys - whole
     whole |= {repr(key)[1:-1] for key in whole}
-    shapes = [shape for word in passwords for shape in (f":{word}@", f"password={word}", f"'{word}'")]
+    shapes = [shape for word in passwords for shape in (f":{word}@", f"password={word}")]
+    shapes += [f"'{word}'" for word in passwords if len(word) >= QUOTED]
     return sorted([*shapes, *whole], key=lambda secret: (-len(secret), secret))
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shlex
 
+from recon.batches import sign_command
 from recon.domain import BATCH_REASONS, Decision, Reason, Stage, StageResult, Verdict
 from recon.reporting.markup import STYLE, fill
 from recon.reporting.result import printable
@@ -70,7 +71,8 @@ def next_step(result: StageResult) -> str:
         case Stage.APPLY, Verdict.DONE:
             return f"Check it independently: `{_command('run', result, 'validate')}`."
         case Stage.VALIDATE, Verdict.DONE:
-            return "File the report folder. When trading is resumed is up to whoever paused it."
+            sign = sign_command(result.batch_id)
+            return f"Sign the report: `{sign}`. When trading is resumed is up to whoever paused it."
         case Stage.ROLLBACK, Verdict.DONE:
             return "Plan the repair again under a new batch_id; this batch is closed."
     return "Nothing: there was nothing to repair."

@@ -13,6 +13,7 @@ from recon import audit, batches
 from recon.batches import Action
 from recon.database import transaction
 from recon.domain import Check, Decision, Reason, Snapshot, StageResult
+from recon.doors.sequences import closed_sequences
 from recon.errors import Refused
 from recon.pause import PauseAnswer
 from recon.plan import Facts, Plan, Scope, build_plan
@@ -34,6 +35,8 @@ class _Reading:
     digest: str
     trade_digests: Mapping[str, str]
     transaction_id: str | None
+    closed: Sequence[str]
+    """The grants that an apply lacks to draw new ids."""
 
 
 def dry_run(work: Workspace, profile_id: str, batch_id: str) -> StageResult:
@@ -76,7 +79,7 @@ def _read(work: Workspace, profile_id: str, snapshot: Snapshot | None) -> _Readi
         facts = gather(connection, orders, profile_id, snapshot)
         digests = orders.trade_digests(connection, profile_id)
         assigned = connection.execute(sa.select(sa.func.pg_current_xact_id_if_assigned())).scalar_one()
-        return _Reading(facts, before, digests, assigned)
+        return _Reading(facts, before, digests, assigned, closed_sequences(connection, "orders"))
 
 
 def _audit_trouble(work: Workspace, batch_id: str, facts: Facts) -> str | None:
@@ -184,9 +187,11 @@ def _before(
     required = work.settings.recon_exit_backfill_require_pause
     waived = "" if required else "; RECON_EXIT_BACKFILL_REQUIRE_PAUSE=false: this batch may be applied without a pause"
     offered = f"{count(len(rows), 'row')} could be written for {count(len(plan.judgements), 'target')}"
+    if reading.closed:
+        offered += f", if new ids could be drawn; run `{'; '.join(reading.closed)}`"
     return (
         Check("pause_confirmed", not work.pause_reasons(pause), pause.detail + waived),
-        Check("candidates_present", bool(rows) or not plan.open_lifecycles, offered),
+        Check("candidates_present", (bool(rows) and not reading.closed) or not plan.open_lifecycles, offered),
         Check("no_target_is_no_go", not blocked, f"reasons found: {', '.join(blocked) or 'none'}"),
         Check("quantities_rest_on_fills", *_on_fills(plan)),
         Check(
