@@ -319,6 +319,8 @@ def test_a_statement_that_is_canceled_leaves_nothing(incident: Incident) -> None
 
 def test_a_role_that_may_not_lock_the_table_is_told_so(incident: Incident) -> None:
     """LOCK TABLE needs UPDATE, DELETE or TRUNCATE on the whole table: SQLSTATE 42501, nothing written."""
+    if incident.behind_doors:
+        pytest.skip("behind the doors a login needs a role, which may lock the table, and no right on orders")
     incident.create_table().ghost("t1")
     incident.plan()
     role = "may_not_lock"
