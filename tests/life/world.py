@@ -5,9 +5,10 @@ A life is a small incident on one profile; a second profile with the same trade_
 
 from __future__ import annotations
 
+import json
 import random
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from datetime import datetime, timedelta
 from decimal import Decimal
@@ -17,16 +18,21 @@ from typing import Any
 import bystanders
 import sqlalchemy as sa
 from incidents import EVERYTHING, NOW, START, Incident, PauseSwitch, at
+from signers import Keys, make_keys
 
-from life import model
+from life import model, reports
 from life.invariants import Broken, Memory, Step, faults_of, same_facts_same_plan
 from life.model import Around, Batch, Exchange, Outcome
+from life.people import OWNERS, Given, House
 from life.seen import ZERO, Seen, Trade, as_planned, is_backfill, look, market
-from recon.domain import StageResult
+from recon.approval import signed_bytes
+from recon.domain import Stage
 from recon.errors import ReconError
 from recon.incident import exact, run_stage
 from recon.plan import Scope
-from recon.stages.approve import approve
+from recon.sign_off import sign_report
+from recon.signatures import PLAN, sign
+from recon.stages.approve import approve, approve_rollback
 from recon.workspace import Workspace
 
 TOKEN, PASSWORD = "token-of-the-switch", "password-of-the-database"
@@ -57,13 +63,18 @@ class Life:
         *,
         doors: bool = False,
         lookback: timedelta = FOREVER,
+        keys: Keys | None = None,
     ) -> None:
         self.incident = new_incident(engine, folder, switch, doors=doors)
+        self.keys = keys or make_keys(folder / "keys")
+        self.folder = folder
+        self.keeps = False
         self.profile = self.incident.profile
         self.switch = switch
         self.switch.word = "PAUSED"
         self.lookback = lookback
         self.rules: dict[str, object] = {}
+        self.people(House())
         self.now = NOW
         self.memory = Memory()
         self.batches: dict[str, Batch] = {}
@@ -170,6 +181,7 @@ class Life:
             "UPDATE orders SET status = 'canceled' WHERE status = 'new' AND profile_id = %s", self.profile
         )
         self.incident.positions, self.incident.open_orders, self.readable = [], [], True
+        self.people(replace(self.house, named=self.house.named or self.house.required, allowed=frozenset(OWNERS)))
         self.switch.word = "PAUSED"
         self.publish()
 
@@ -214,12 +226,44 @@ class Life:
         """The settings that decide are others from now on."""
         self.rules = {"recon_exit_backfill_dust_abs_qty": Decimal(dust), "recon_exit_backfill_base_fee": base_fee}
 
+    def people(self, house: House) -> None:
+        """The rules of the house, and whose keys the allowed-signers file names, are these from now on."""
+        self.house = house
+        self.keys.allow(*(f"{OWNERS[key]} {self.keys.public(key)}" for key in sorted(house.allowed)))
+
+    def forge(self, name: str, how: str, *, undo: bool = False) -> None:
+        """A person with SQL changes the batch's approval, or that of its rollback, if there is one."""
+        batch, column = self.batch(name), "rollback_approval" if undo else "approval"
+        given = batch.undo if undo else batch.given
+        if given is None:
+            return
+        document = self.look().document(name)[column]
+        if how == "prolonged":
+            given = replace(given, expires=given.expires + timedelta(days=30), intact=False)
+            document |= {"expires_at": f"{given.expires:%Y-%m-%dT%H:%M:%S.%fZ}"}
+        elif how == "renamed":
+            given = replace(given, by=OWNERS["bob"] if given.by == OWNERS["alice"] else OWNERS["alice"], intact=False)
+            document |= {"by": given.by}
+        elif how == "taken off":
+            given = replace(given, key=None, intact=True)
+            document.pop("signature", None)
+        else:
+            key = "stranger" if how == "by the stranger" else "bob" if given.key == "alice" else "alice"
+            given = replace(given, key=key, intact=True)
+            document |= {"signature": sign(signed_bytes(document), self.keys.folder / key, PLAN)}
+        change = f"UPDATE reconciliation_batches SET {column} = %s::jsonb WHERE batch_id = %s"
+        self.incident.tamper(change, json.dumps(document), name)
+        batch.undo, batch.given = (given, batch.given) if undo else (batch.undo, given)
+        batch.meddled = True
+
     def touch(self, order_id: str, change: str) -> None:
         """A person, or the backend, changes a backfill row: its status, or one cell of its content."""
         self.incident.sql(f"UPDATE orders SET {change} WHERE order_id = %s", order_id)
         self.memory.by_hand.add(order_id)
         self.memory.once_by_hand.add(order_id)
         self.memory.contents.pop(order_id, None)
+        for batch in self.batches.values():
+            batch.meddled = True
 
     def mangle(self, order_id: str, change: str) -> None:
         """The backend changes a row of its own, for the worse or the better."""
@@ -271,11 +315,14 @@ class Life:
             tuple(self.incident.open_orders or ()),
         )
         rules = tuple(sorted(self.rules.items()))
-        return Around(self.look(), exchange, self.switch.word, self.now, self.lookback, self.profile, rules)
+        return Around(
+            self.look(), exchange, self.switch.word, self.now, self.lookback, self.profile, rules, self.house,
+            self.keeps,
+        )  # fmt: skip
 
     def batch(self, name: str) -> Batch:
         """What the model knows of the batch."""
-        return self.batches.setdefault(name, Batch(self.profile))
+        return self.batches.setdefault(name, Batch(self.profile, meddled=bool(self.memory.once_by_hand)))
 
     def _entry(self, trade: Trade) -> Mapping[str, Any]:
         rows = self.look().of(self.profile)
@@ -289,7 +336,13 @@ class Life:
     def work(self, scope: Scope = EVERYTHING, **flags: object) -> Workspace:
         """Recon's own view of all this."""
         hours = int(self.lookback.total_seconds()) // 3600
-        given = {"recon_exit_backfill_lookback_hours": hours, "recon_trading_status_token": TOKEN}
+        given = {
+            "recon_exit_backfill_lookback_hours": hours, "recon_trading_status_token": TOKEN,
+            "recon_database_url": self.incident.url, "recon_reports_dir": self.folder / "reports",
+            "recon_allowed_signers": self.keys.allowed if self.house.named else None,
+            "recon_require_signature": self.house.required, "recon_require_second_person": self.house.second,
+            "recon_approval_ttl_hours": self.house.hours,
+        }  # fmt: skip
         return self.incident.work(now=self.now, scope=scope, **(given | self.rules | flags))
 
     def stage(self, action: str, name: str, scope: model.Scope | None = None, profile: str | None = None) -> Step:
@@ -297,30 +350,59 @@ class Life:
         work = self.work(Scope(scope.trade_ids, scope.symbols) if scope else EVERYTHING)
 
         def call() -> tuple[Outcome, Any]:
-            result: StageResult = run_stage(work, action, profile or self.profile, name)  # type: ignore[arg-type]
+            keeps = self.keeps and profile in (None, self.profile)
+            run = reports.kept if keeps else run_stage
+            result = run(work, Stage(action), profile or self.profile, name)
             return (result.verdict.value, result.code), result
 
         return self._step(action, name, profile or self.profile, call, scope=scope or model.Scope())
 
-    def approve(self, name: str, acknowledge: Mapping[str, str]) -> Step:
-        """Approve the batch's plan. Raises `Broken`."""
+    def approve(
+        self, name: str, acknowledge: Mapping[str, str], by: str = "a reviewer", key: str | None = None
+    ) -> Step:
+        """Approve the batch's plan, with a key if one is named. Raises `Broken`."""
+        texts = [f"{trade}={why}" for trade, why in acknowledge.items()]
+        path = self.keys.folder / key if key else None
+        given = Given(by.strip(), key, self._next() + self.house.ttl)
+        return self._person(
+            "approve", name, lambda: approve(self.work(), name, by, texts, key=path),
+            acknowledge=acknowledge, approval=given,
+        )  # fmt: skip
+
+    def approve_rollback(self, name: str, by: str = "a reviewer", key: str | None = None) -> Step:
+        """Approve the rollback of the batch, with a key if one is named. Raises `Broken`."""
+        path = self.keys.folder / key if key else None
+        rows = model.owned(self.around(), name)
+        given = Given(by.strip(), key, self._next() + self.house.ttl, frozenset(rows))
+        return self._person(
+            "approve-rollback", name, lambda: approve_rollback(self.work(), name, by, key=path), approval=given
+        )
+
+    def sign(self, name: str, key: str) -> Step:
+        """Sign the report of the batch. Raises `Broken`."""
+        path = self.keys.folder / key
+        return self._person("sign", name, lambda: sign_report(self.work().settings, name, path), key=key)
+
+    def _next(self) -> datetime:
+        """When the next step will be taken."""
+        return self.now + timedelta(seconds=1)
+
+    def _person(self, action: str, name: str, done: Callable[[], Any], **given: Any) -> Step:
+        """What a person does, and no notebook."""
 
         def call() -> tuple[Outcome, Any]:
             try:
                 with exact():
-                    given = [f"{trade}={why}" for trade, why in acknowledge.items()]
-                    return ("approved", None), approve(self.work(), name, "a reviewer", given)
+                    return ("signed" if action == "sign" else "approved", None), done()
             except ReconError as error:
                 return ("NO_GO", error.code), error
 
-        return self._step("approve", name, self.profile, call, acknowledge=acknowledge)
+        return self._step(action, name, self.profile, call, **given)
 
     def _step(self, action: str, name: str, profile: str, call: Any, **given: Any) -> Step:
-        self.now += timedelta(seconds=1)
+        self.now = self._next()
         batch, around = self.batch(name), self.around()
         expected = model.expected(around, action, batch, profile, name, **given)
-        if action == "approve" and batch.state is None:
-            expected = ("NO_GO", "unknown_batch")
         known = replace(batch)
         if action == "dry-run":
             known.targets = given["scope"].targets(around.seen.open_quantities(self.profile))
@@ -353,7 +435,12 @@ class Life:
             document = step.after.document(step.name)
             released = set(document["approval"]["items"])
             batch.approved = tuple(i for i in document["plan"]["document"]["items"] if i["order_id"] in released)
-            batch.state, batch.expires = "approved", self.now + model.ALLOWED
+            batch.state, batch.given = "approved", given["approval"]
+        elif step.action == "approve-rollback" and ok:
+            batch.undo = given["approval"]
+        elif step.action == "sign" and ok:
+            batch.signers |= {given["key"]}
+            batch.state = "rolled_back" if batch.state == "rolled_back" else "signed"
         elif step.action == "apply" and step.outcome[1] == "stale_plan":
             batch.state = "planned"
         elif step.action == "apply" and step.writes:
@@ -362,19 +449,24 @@ class Life:
                 batch.opened[trade] = model.open_and_rest(step.before, self.profile, trade, own)
             self.memory.by_hand -= own
             batch.state = "applied"
+        elif step.action == "apply" and batch.state == "signed" and (ok or step.outcome[1] == "existing_row_differs"):
+            batch.state = "validated"
         elif step.action == "validate":
             batch.state = {None: "validated", "validation_failed": "applied"}.get(step.outcome[1], batch.state)
         elif step.action == "rollback" and ok:
             batch.state = "rolled_back"
-        stored = step.after.batches.get(step.name)
-        state = step.after.document(step.name)["state"] if stored else None
+        stored = step.after.document(step.name) if step.name in step.after.batches else {}
+        kept = {"approval": batch.given, "rollback_approval": batch.undo}
+        if self.keeps and "scope" in given:
+            batch.shown |= {each for name, each in kept.items() if stored.get(name) and each}
+        state = stored.get("state")
         if state != batch.state:
             yield 0, f"expected the batch to be {batch.state}, it is {state}"
 
     def _planned(self, step: Step, batch: Batch, scope: model.Scope) -> Any:
         batch.state, batch.scope, batch.targets = "planned", scope, step.batch.targets
         batch.digest, batch.items = step.result.plan_digest, step.result.items
-        batch.window, batch.approved = step.around.window(), ()
+        batch.window, batch.approved, batch.given = step.around.window(), (), None
         batch.trades = model.by_trade(step.before, self.profile)
         batch.facts = model.facts(step.around, batch.targets, batch.window, step.around.word)
         but_for = model.facts(step.around, batch.targets, batch.window, step.around.word, canceled=False)
@@ -389,11 +481,17 @@ class Life:
     def advance(self, name: str, upto: str, scope: model.Scope | None = None) -> None:
         """From detect as far as named, with the acknowledgements that are needed; each step held against everything."""
         for action in ("detect", "dry-run", "approve", "apply", "validate"):
-            step = self.approve(name, self.needed(name)) if action == "approve" else self.stage(
+            step = self.approve(name, self.needed(name), *self.house.fitting()) if action == "approve" else self.stage(
                 action, name, scope if action == "dry-run" else None
             )  # fmt: skip
             if action == upto or step.outcome[1] is not None:
                 return
+
+    def roll_back(self, name: str) -> None:
+        """Roll the batch back, with an approval where one is required."""
+        if self.house.required:
+            self.approve_rollback(name, *self.house.fitting())
+        self.stage("rollback", name)
 
     def stands(self, name: str) -> bool:
         """Whether every approved row of the batch is there, as approved and filled."""
