@@ -177,6 +177,14 @@ def withdrawn(life: Life) -> None:
     life.stage("apply", "b1")
 
 
+def unnamed_later(life: Life) -> None:
+    """Nobody says any more whose signatures count: that is the trouble, not the approval."""
+    life.people(STRICT)
+    life.advance("b1", "apply")
+    life.people(House(required=True))
+    life.stage("apply", "b1")
+
+
 def withdrawn_later(life: Life) -> None:
     """The same after the apply: applying again is refused, and no validation passes."""
     life.people(STRICT)
@@ -468,6 +476,7 @@ CONTROLS: dict[str, tuple[int, Script, Mutation]] = {
     "a signature is not missed after the apply": (
         7, withdrawn_later, instead(apply_stage, "signature_told", lambda _: lambda *given: (True, "signed")),
     ),
+    "an approval is blamed for a setting": (7, unnamed_later, instead(apply_stage, "require_signers", ignored)),
     "validate does not miss it either": (
         10, withdrawn_later, instead(validate_stage, "signature_told", lambda _: lambda *given: (True, "signed")),
     ),

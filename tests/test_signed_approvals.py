@@ -408,3 +408,14 @@ def test_a_signature_that_was_taken_off_after_the_apply_is_missed_where_it_is_re
     found = incident.run("validate", work=strict)
     assert (found.verdict, [check.name for check in found.checks if not check.ok]) == (Verdict.FAILED, ["approved"])
     assert incident.run("validate").verdict is Verdict.DONE, "the control: nobody asks for a signature"
+
+
+def test_where_nobody_says_whose_signatures_count_that_is_told_after_the_apply_too(
+    incident: Incident, keys: Keys
+) -> None:
+    """As before it: the setting is missing, and the approval is as it was."""
+    planned(incident)
+    signed(incident, keys)
+    assert incident.run("apply", work=strict(incident, keys)).verdict is Verdict.DONE
+    result = unchanged(incident, "apply", strict(incident, keys, recon_allowed_signers=None))
+    assert (result.verdict, result.code) == (Verdict.NO_GO, "allowed_signers_unset"), result.message

@@ -227,6 +227,8 @@ def _approve_rollback(around: Around, batch: Batch, name: str, given: Given) -> 
 def _apply(around: Around, batch: Batch) -> Outcome:
     assert batch.given is not None
     if batch.state != "approved":
+        if around.house.required and not around.house.named:
+            return REFUSED, "allowed_signers_unset"
         if around.house.misses(batch.given):
             return REFUSED, "signature_invalid" if batch.given.key else "signature_missing"
         return (DONE, None) if _stand(around, batch) else (FAILED, "existing_row_differs")
