@@ -280,6 +280,16 @@ class Machine(RuleBasedStateMachine):
             }[given], by, key,
         )  # fmt: skip
 
+    @rule(number=which, narrowed=scopes, trade=which, house=houses, by=names, key=keys)
+    def release(self, number, narrowed, trade, house, by, key) -> None:
+        """Nothing stands against a plan but the rules of the house: somebody approves it, and it is applied."""
+        self.life.calm()
+        self.life.people(house)
+        name = self.name(number)
+        self.life.advance(name, "dry-run", self.scope(narrowed, trade))
+        self.life.approve(name, self.life.needed(name), by, key)
+        self.life.stage("apply", name)
+
     @rule(number=which, by=names, key=keys, then=st.booleans())
     def approve_rollback(self, number, by, key, then) -> None:
         name = self.done(number)
