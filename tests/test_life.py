@@ -23,9 +23,10 @@ import sqlalchemy as sa
 from hypothesis import HealthCheck, Phase, settings
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule, run_state_machine_as_test
 from incidents import patience, pause_switch
+from life.backend import FOREVER
 from life.model import Scope
 from life.people import FORGERIES, KEYS, NAMES, OWNERS, House
-from life.world import FOREVER, Life
+from life.world import Life
 from signers import Keys, make_keys
 
 FEW = 10

@@ -11,10 +11,11 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 from incidents import HookedStatement, patience, pause_switch
+from life.backend import TOKEN
 from life.invariants import Broken
 from life.model import Scope
 from life.people import OWNERS, House
-from life.world import TOKEN, Life
+from life.world import Life
 
 from recon import approval, audit, batches, plan, sign_off, workspace
 from recon.batches import TRANSITIONS, Action
