@@ -38,12 +38,7 @@ def require_ready(by: str, batch: Batch, settings: Settings, *, signed: bool) ->
         )
     if settings.recon_require_second_person:
         _require_second_person(by, batch)
-    if settings.recon_require_signature and settings.recon_allowed_signers is None:
-        raise Refused(
-            "allowed_signers_unset",
-            "RECON_REQUIRE_SIGNATURE is true, but RECON_ALLOWED_SIGNERS names no file to verify signatures against. "
-            "Set it.",
-        )
+    require_signers(settings)
     if settings.recon_require_signature and not signed:
         raise Refused(
             "signature_missing",
@@ -51,6 +46,16 @@ def require_ready(by: str, batch: Batch, settings: Settings, *, signed: bool) ->
         )
     if signed and settings.recon_allowed_signers is not None:
         readable(settings.recon_allowed_signers)
+
+
+def require_signers(settings: Settings) -> None:
+    """Raises `Refused` (allowed_signers_unset) where signatures are required and no file says whose count."""
+    if settings.recon_require_signature and settings.recon_allowed_signers is None:
+        raise Refused(
+            "allowed_signers_unset",
+            "RECON_REQUIRE_SIGNATURE is true, but RECON_ALLOWED_SIGNERS names no file to verify signatures against. "
+            "Set it.",
+        )
 
 
 def _require_second_person(by: str, batch: Batch) -> None:

@@ -10,12 +10,14 @@ import csv
 import os
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
+from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import bystanders
 import pytest
@@ -27,6 +29,7 @@ from recon.domain import Stage, StageResult, Verdict
 from recon.doors.roles import create_doors
 from recon.errors import Refused
 from recon.incident import run_stage
+from recon.pause import read_pause
 from recon.plan import Scope
 from recon.settings import Settings
 from recon.stages.approve import approve, approve_rollback
@@ -119,6 +122,11 @@ def pause_switch() -> Iterator[PauseSwitch]:
         finally:  # or the thread would outlive a test that fails, and keep Python from ending
             switch.shutdown()
             thread.join()
+
+
+def patience() -> AbstractContextManager[object]:
+    """The switch may take longer than two seconds to answer: how fast the machine is decides nothing."""
+    return mock.patch("recon.workspace.read_pause", partial(read_pause, timeout_seconds=20))
 
 
 class HookedStatement(StatementExchange):

@@ -79,7 +79,7 @@ def test_a_mark_that_is_there_already_is_kept(incident: Incident) -> None:
     """A row that somebody marked by hand keeps its instant."""
     incident.create_table().ghost("t1")
     incident.repair()
-    incident.sql("UPDATE reconciliation_backfill_audit SET reverted_at = %s WHERE decision = 'DRY_RUN'", at(0))
+    incident.tamper("UPDATE reconciliation_backfill_audit SET reverted_at = %s WHERE decision = 'DRY_RUN'", at(0))
     incident.run("rollback")
     assert dict(incident.audit("decision, reverted_at")) == {"DRY_RUN": at(0), "PENDING_APPLY": NOW, "APPLIED": NOW}
 
@@ -187,6 +187,8 @@ def test_without_the_tables_detect_says_which_command_makes_them(incident: Incid
 )
 def test_an_audit_table_that_cannot_be_written_stops_the_whole_batch(incident: Incident, spoil: str) -> None:
     """Runbook section 6; the control is every other test: with the table in order the same incident is GO."""
+    if incident.behind_doors and spoil.startswith("DROP"):
+        pytest.skip("the doors depend on the table: PostgreSQL does not drop it without them")
     incident.create_table().ghost("t1")
     incident.run("detect")
     incident.sql(spoil)

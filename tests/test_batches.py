@@ -53,7 +53,7 @@ def test_every_illegal_step_is_refused_by_its_stage_and_changes_nothing(incident
     for state in STATES:
         batch = incident.batch if state else "never-heard-of"
         if state:
-            incident.sql("UPDATE reconciliation_batches SET state = %s", state.value)
+            incident.tamper("UPDATE reconciliation_batches SET state = %s", state.value)
         before = incident.everything()
         for action, run in stages.items():
             if (state, action) in ILLEGAL:
@@ -154,7 +154,7 @@ def test_a_malformed_batch_id_is_a_usage_error(batch_id: str) -> None:
 
 def test_what_is_saved_is_what_is_loaded(incident: Incident) -> None:
     """The documents come back as JSON; the first instant and actor stay."""
-    incident.create_table()
+    incident.create_table(doors=False)  # no door lets such documents in
     document = {"text": 'it\'s 🚀 "x"', "list": [1, None, True], "number": "0.10"}
     later = NOW + timedelta(hours=1)
     with transaction(incident.engine) as connection:
@@ -173,7 +173,7 @@ def test_what_is_saved_is_what_is_loaded(incident: Incident) -> None:
 
 def test_only_documents_that_changed_are_written(incident: Incident) -> None:
     """A role may write only what its step changes; and what another wrote meanwhile is not put back."""
-    incident.create_table()
+    incident.create_table(doors=False)  # no door lets such documents in
     with transaction(incident.engine) as connection:
         opened = batches.open_batch(connection, "b", "main", actor="a", now=NOW)
         scope = {"symbols": ["BTC/USD"], "trade_ids": []}
@@ -275,7 +275,7 @@ def test_a_plan_that_cannot_be_approved_is_planned_again(incident: Incident) -> 
     assert refusal(incident.approve).code == "batch_wide_reason"
     assert said("PAUSED") == f"Next: recon approve --batch-id {incident.batch} --by NAME"
     stored = "jsonb_set(plan, '{failed_checks}', '[\"orders_unchanged\"]')"
-    incident.sql(f"UPDATE reconciliation_batches SET plan = {stored}")
+    incident.tamper(f"UPDATE reconciliation_batches SET plan = {stored}")
     with transaction(incident.engine) as connection:
         assert batches.load(connection, incident.batch).next_command() == again
 

@@ -3,22 +3,20 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from datetime import timedelta
 from decimal import Decimal
-from functools import partial
 from typing import Any
 
 import pytest
 import sqlalchemy as sa
-from incidents import Incident, refusal
+from incidents import Incident, patience, refusal
 
 from recon.database import connect
 from recon.domain import Stage, StageResult, Verdict
 from recon.incident import run_stage
 from recon.orders import Orders
-from recon.pause import read_pause
 from recon.plan import Scope
 
 REAL_EXIT = """INSERT INTO orders (order_id, profile_id, symbol, trade_id, action, status, quantity, qty, price,
@@ -70,9 +68,10 @@ def waits_for_a_lock(incident: Incident) -> bool:
 
 
 @pytest.fixture(autouse=True)
-def patience(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What happens meanwhile happens inside an answer of the switch: here that may take longer than two seconds."""
-    monkeypatch.setattr("recon.workspace.read_pause", partial(read_pause, timeout_seconds=20))
+def patient() -> Iterator[None]:
+    """What happens meanwhile happens inside an answer of the switch."""
+    with patience():
+        yield
 
 
 @pytest.fixture
@@ -319,6 +318,8 @@ def test_a_statement_that_is_canceled_leaves_nothing(incident: Incident) -> None
 
 def test_a_role_that_may_not_lock_the_table_is_told_so(incident: Incident) -> None:
     """LOCK TABLE needs UPDATE, DELETE or TRUNCATE on the whole table: SQLSTATE 42501, nothing written."""
+    if incident.behind_doors:
+        pytest.skip("behind the doors a login needs a role, which may lock the table, and no right on orders")
     incident.create_table().ghost("t1")
     incident.plan()
     role = "may_not_lock"

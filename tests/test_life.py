@@ -22,9 +22,12 @@ import pytest
 import sqlalchemy as sa
 from hypothesis import HealthCheck, Phase, settings
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule, run_state_machine_as_test
-from incidents import pause_switch
+from incidents import patience, pause_switch
+from life.backend import FOREVER
 from life.model import Scope
-from life.world import FOREVER, Life
+from life.people import FORGERIES, KEYS, NAMES, OWNERS, House
+from life.world import Life
+from signers import Keys, make_keys
 
 FEW = 10
 EXAMPLES = int(os.environ.get("RECON_LIFE_EXAMPLES", "0"))
@@ -37,7 +40,7 @@ SIZES = ("1", "1", "2", "0.5", "1.0005", "0.0007")
 
 EVENTS = (
     "nothing", "rules", "entry", "fill", "late fill", "real exit", "long", "order", "positions", "expiry", "touch",
-    "batch",
+    "batch", "house", "forgery",
 )  # fmt: skip
 
 MANGLED = (
@@ -51,20 +54,31 @@ symbols = st.sampled_from(SYMBOLS)
 sizes = st.sampled_from(SIZES)
 which = st.integers(0, 5)
 minutes = st.integers(0, 12)
+houses = st.builds(
+    House,
+    named=st.sampled_from((True, True, False)),
+    required=st.booleans(),
+    second=st.booleans(),
+    allowed=st.sampled_from((frozenset(OWNERS), frozenset(OWNERS), frozenset({"bob"}))),
+    hours=st.sampled_from((24, 2)),
+)
+keys = st.sampled_from(KEYS)
+names = st.sampled_from(NAMES)
 
 
 class Machine(RuleBasedStateMachine):
     """Hypothesis chooses what happens; `Life` does it and checks."""
 
     lived: ClassVar[Counter[tuple[str, str]]]
-    where: ClassVar[tuple[sa.Engine, Path]]
+    where: ClassVar[tuple[sa.Engine, Path, Keys]]
 
     def __init__(self) -> None:
         super().__init__()
         self.open = ExitStack()
-        engine, folder = self.where
+        engine, folder, keys = self.where
         folder = Path(self.open.enter_context(TemporaryDirectory(dir=folder)))
-        self.life = Life(engine, folder, self.open.enter_context(pause_switch()), doors=DOORS)
+        self.open.enter_context(patience())
+        self.life = Life(engine, folder, self.open.enter_context(pause_switch()), doors=DOORS, keys=keys)
         self.open.callback(self.life.close)
 
     def teardown(self) -> None:
@@ -75,13 +89,16 @@ class Machine(RuleBasedStateMachine):
         lookback=st.sampled_from((FOREVER, timedelta(hours=72))),
         opened=st.lists(st.tuples(symbols, sizes, minutes, st.booleans(), st.booleans()), min_size=1, max_size=4),
         rules=st.tuples(st.sampled_from(("0.001", "0.6")), st.booleans()),
+        house=st.just(House()) | houses,
+        keeps=st.sampled_from((False, False, True)),
         lost=st.lists(
             st.sampled_from(("whole", "whole", "half", "dust", "fee", "entry fee", "split")), min_size=1, max_size=4
         ),
     )
-    def begin(self, lookback, opened, lost, rules) -> None:
-        self.life.lookback = lookback
+    def begin(self, lookback, opened, lost, rules, house, keeps) -> None:
+        self.life.lookback, self.life.keeps = lookback, keeps
         self.life.rule(*rules)
+        self.life.people(house)
         for symbol, qty, offset, short, told in opened:
             self.life.open_trade(symbol, qty, offset, short=short, told=told)
         for number, how in enumerate(lost):
@@ -159,6 +176,25 @@ class Machine(RuleBasedStateMachine):
     def settings_change(self, dust, base_fee) -> None:
         self.life.rule(dust, base_fee)
 
+    @rule(house=houses)
+    def the_house_changes(self, house) -> None:
+        """Other rules for people, or a key that counts no longer."""
+        self.life.people(house)
+
+    @precondition(lambda self: self.approvals())
+    @rule(number=which, how=st.sampled_from(FORGERIES))
+    def forge(self, number, how) -> None:
+        """A person with SQL changes an approval of a plan, or of a rollback."""
+        there = self.approvals()
+        name, undo = there[number % len(there)]
+        self.life.forge(name, how, undo=undo)
+
+    def approvals(self) -> list[tuple[str, bool]]:
+        """The approvals that are there: of which batch, and whether of its rollback."""
+        batches = self.life.batches.items()
+        plans = [(name, False) for name, batch in batches if batch.given]
+        return plans + [(name, True) for name, batch in batches if batch.undo]
+
     @rule(hours=st.sampled_from((1, 23, 25)))
     def wait(self, hours) -> None:
         self.life.wait(hours)
@@ -228,9 +264,13 @@ class Machine(RuleBasedStateMachine):
         self.life.stage("dry-run", name, Scope())
 
     @rule(
-        number=which, given=st.sampled_from(("needed", "needed", "none", "unneeded", "blank", "unknown")), trade=which
+        number=which,
+        given=st.sampled_from(("needed", "needed", "none", "unneeded", "blank", "unknown")),
+        trade=which,
+        by=names,
+        key=keys,
     )
-    def approve(self, number, given, trade) -> None:
+    def approve(self, number, given, trade, by, key) -> None:
         name, trade_id = self.name(number), self.trade(trade)[1]
         needed = self.life.needed(name)
         self.life.approve(
@@ -238,8 +278,47 @@ class Machine(RuleBasedStateMachine):
             {
                 "needed": needed, "none": {}, "unneeded": {**needed, trade_id: "for nothing"},
                 "blank": {**needed, trade_id: ""},                "unknown": {**needed, f"{trade_id}x": "who?"},
-            }[given],
+            }[given], by, key,
         )  # fmt: skip
+
+    @rule(number=which, narrowed=scopes, trade=which, house=houses, by=names, key=keys)
+    def release(self, number, narrowed, trade, house, by, key) -> None:
+        """Nothing stands against a plan but the rules of the house: somebody approves it, and it is applied."""
+        self.life.calm()
+        self.life.people(house)
+        name = self.name(number)
+        self.life.advance(name, "dry-run", self.scope(narrowed, trade))
+        self.life.approve(name, self.life.needed(name), by, key)
+        self.life.stage("apply", name)
+
+    @rule(number=which, by=names, key=keys, then=st.booleans())
+    def approve_rollback(self, number, by, key, then) -> None:
+        name = self.done(number)
+        self.life.approve_rollback(name, by, key)
+        if then:
+            self.life.stage("rollback", name)
+
+    @rule(number=which, key=st.sampled_from((*OWNERS, "stranger")))
+    def sign(self, number, key) -> None:
+        self.life.sign(self.done(number), key)
+
+    @precondition(lambda self: self.life.keeps)
+    @rule(
+        number=which, action=st.sampled_from(("apply", "validate", "rollback", "approve-rollback")), both=st.booleans()
+    )
+    def close(self, number, action, both) -> None:
+        """The report is signed, by one or two people; and yet something is done with the batch, and it is signed."""
+        self.life.calm()
+        name = self.done(number)
+        self.life.advance(name, "validate")
+        self.life.stage("validate", name)
+        for key in [*OWNERS][: 1 + both]:
+            self.life.sign(name, key)
+        if action == "approve-rollback":
+            self.life.approve_rollback(name, *self.life.house.fitting())
+        else:
+            self.life.stage(action, name)
+        self.life.sign(name, "bob")
 
     @rule(
         number=which,
@@ -280,13 +359,15 @@ class Machine(RuleBasedStateMachine):
             "expiry": lambda: self.life.wait(25),
             "touch": lambda: rows and self.life.touch(rows[trade % len(rows)], "status = 'canceled'"),
             "batch": lambda: self.repair("trade", trade),
+            "house": lambda: self.life.people(House(True, True, bool(trade % 2), frozenset({"bob"}))),
+            "forgery": lambda: self.life.forge(name, FORGERIES[trade % len(FORGERIES)]),
         }[what]()
         self.life.stage("apply", name)
 
     @rule(number=which)
     def undo_and_repair(self, number) -> None:
         self.life.calm()
-        self.life.stage("rollback", self.done(number))
+        self.life.roll_back(self.done(number))
         self.repair("no", 0)
 
     @rule(number=which, action=st.sampled_from(("dry-run", "apply", "validate", "rollback")))
@@ -312,7 +393,7 @@ def shaped() -> settings:
 def machine(standing: Callable[[str], sa.Engine], tmp_path: Path) -> type[Machine]:
     class Here(Machine):
         lived: ClassVar = Counter()
-        where = (standing("pg18"), tmp_path)
+        where = (standing("pg18"), tmp_path, make_keys(tmp_path / "keys"))
 
     Here.TestCase.settings = shaped()
     return Here

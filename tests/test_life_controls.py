@@ -10,12 +10,14 @@ from typing import Any
 
 import pytest
 import sqlalchemy as sa
-from incidents import HookedStatement, pause_switch
+from incidents import HookedStatement, patience, pause_switch
+from life.backend import TOKEN
 from life.invariants import Broken
 from life.model import Scope
-from life.world import TOKEN, Life
+from life.people import OWNERS, House
+from life.world import Life
 
-from recon import audit, batches, plan, workspace
+from recon import approval, audit, batches, plan, sign_off, workspace
 from recon.batches import TRANSITIONS, Action
 from recon.criteria import backfill_order_id
 from recon.database import transaction
@@ -24,7 +26,9 @@ from recon.orders import Orders
 from recon.pause import PauseState
 from recon.stages import apply as apply_stage
 from recon.stages import dry_run as dry_run_stage
+from recon.stages import release
 from recon.stages import rollback as rollback_stage
+from recon.stages import validate as validate_stage
 from recon.stages.gather import gather
 
 Script = Callable[[Life], object]
@@ -34,7 +38,7 @@ Mutation = Callable[[pytest.MonkeyPatch], None]
 @pytest.fixture
 def life(standing: Callable[[str], sa.Engine], tmp_path: Path) -> Iterator[Life]:
     """Two ghosts, on two symbols."""
-    with pause_switch() as switch:
+    with patience(), pause_switch() as switch:
         life = Life(standing("pg18"), tmp_path, switch)
         for symbol in ("BTC/USD", "ETH/USD"):
             life.lost_exit([(symbol, life.open_trade(symbol, "1", 0))], "whole", 20)
@@ -127,12 +131,156 @@ def applied_after_rollback(life: Life) -> None:
     life.stage("apply", "b1")
 
 
+STRICT = House(named=True, required=True)
+BOB_ALONE = replace(STRICT, allowed=frozenset({"bob"}))
+ALICE, BOB = OWNERS.values()
+
+
+def unsigned(life: Life) -> None:
+    """Signatures are required once the plan is approved without one; and from the beginning."""
+    life.advance("b1", "approve")
+    life.people(STRICT)
+    life.stage("apply", "b1")
+    life.approve("b1", {}, ALICE)
+
+
+def not_verifiable(life: Life) -> None:
+    life.people(House(required=True))
+    life.advance("b1", "dry-run")
+    life.approve("b1", {}, ALICE, "alice")
+
+
+def foreign(life: Life) -> None:
+    """Neither a stranger's key nor a colleague's signs for Alice, whether approved or put in by hand."""
+    life.people(STRICT)
+    life.advance("b1", "dry-run")
+    for key in ("stranger", "bob"):
+        life.approve("b1", {}, ALICE, key)
+    life.approve("b1", {}, ALICE, "alice")
+    for how in ("by the stranger", "by a colleague"):
+        life.forge("b1", how)
+        life.stage("apply", "b1")
+
+
+def prolonged(life: Life) -> None:
+    life.people(STRICT)
+    life.advance("b1", "approve")
+    life.forge("b1", "prolonged")
+    life.wait(25)
+    life.stage("apply", "b1")
+
+
+def withdrawn(life: Life) -> None:
+    """Alice's key counts no longer when her approval is applied."""
+    life.people(STRICT)
+    life.advance("b1", "approve")
+    life.people(BOB_ALONE)
+    life.stage("apply", "b1")
+
+
+def unnamed_later(life: Life) -> None:
+    """Nobody says any more whose signatures count: that is the trouble, not the approval."""
+    life.people(STRICT)
+    life.advance("b1", "apply")
+    life.people(House(required=True))
+    life.stage("apply", "b1")
+
+
+def withdrawn_later(life: Life) -> None:
+    """The same after the apply: applying again is refused, and no validation passes."""
+    life.people(STRICT)
+    life.advance("b1", "validate")
+    life.people(BOB_ALONE)
+    for action in ("validate", "apply"):
+        life.stage(action, "b1")
+
+
+def alone(life: Life) -> None:
+    """Whoever planned approves."""
+    life.people(House(second=True))
+    life.advance("b1", "dry-run")
+    life.approve("b1", {}, " Tester ")
+
+
+def short(life: Life) -> None:
+    life.people(House(hours=2))
+    life.advance("b1", "approve")
+    life.wait(3)
+    life.stage("apply", "b1")
+
+
+def rolled_back_unapproved(life: Life) -> None:
+    life.people(STRICT)
+    life.advance("b1", "apply")
+    life.stage("rollback", "b1")
+
+
+def rolled_back_late(life: Life) -> None:
+    life.people(STRICT)
+    life.advance("b1", "apply")
+    life.approve_rollback("b1", BOB, "bob")
+    life.wait(25)
+    life.stage("rollback", "b1")
+
+
+def another_rollback_approved(life: Life) -> None:
+    """Of the two rows that were approved, another batch owns one by now."""
+    life.people(STRICT)
+    life.advance("b1", "apply")
+    life.approve_rollback("b1", BOB, "bob")
+    life.touch(life.backfills()[0], "status = 'canceled'")
+    life.advance("b2", "apply")
+    life.stage("rollback", "b1")
+
+
+def signed(life: Life) -> None:
+    """Signed by two people; whatever is run afterwards has no signature yet."""
+    life.keeps = True
+    life.people(STRICT)
+    life.advance("b1", "validate")
+    life.sign("b1", "stranger")
+    for key in OWNERS:
+        life.sign("b1", key)
+    for action in ("apply", "validate"):
+        life.stage(action, "b1")
+        if action == "validate":
+            life.sign("b1", "alice")
+    life.approve_rollback("b1", BOB, "bob")
+    life.stage("rollback", "b1")
+    life.sign("b1", "alice")
+
+
+def signed_again(life: Life) -> None:
+    life.keeps = True
+    life.advance("b1", "validate")
+    for action in ("validate", "apply"):
+        life.sign("b1", "alice")
+        life.stage(action, "b1")
+
+
+def signed_and_changed(life: Life) -> None:
+    life.keeps = True
+    life.advance("b1", "validate")
+    life.touch(life.backfills()[0], "price = price + 1")
+    life.sign("b1", "alice")
+
+
 # Recon with one promise taken out
 
 
-def instead(target: object, name: str, made: Callable[[Any], object]) -> Mutation:
-    """`made` of what is there stands in its place."""
-    return lambda patch: patch.setattr(target, name, made(getattr(target, name)))
+def instead(target: object, name: str, made: Callable[[Any], object], *others: object) -> Mutation:
+    """`made` of what is there stands in its place, also where other modules know it by that name."""
+
+    def mutate(patch: pytest.MonkeyPatch) -> None:
+        for each in (target, *others):
+            patch.setattr(each, name, made(getattr(each, name)))
+
+    return mutate
+
+
+def ignored(_: Any) -> Any:
+    """What refuses by raising refuses nothing."""
+    return lambda *given, **options: "not looked at"
 
 
 def rogue(state: str, sql: str) -> Mutation:
@@ -233,6 +381,27 @@ def never_the_same(digest: Any) -> Any:
     return lambda value: digest([value, next(numbers)])
 
 
+def approved_anyway(patch: pytest.MonkeyPatch) -> None:
+    """No rollback's approval is looked at once the rows are known."""
+    patch.setattr(rollback_stage, "_approved", lambda *_: ())
+
+
+def unasked(patch: pytest.MonkeyPatch) -> None:
+    """Nor before."""
+    approved_anyway(patch)
+    patch.setattr(rollback_stage, "require_valid", lambda *_: "not looked at")
+
+
+def stays(action: Action) -> Mutation:
+    """A batch that is signed stays so."""
+    return lambda patch: patch.setitem(TRANSITIONS, (State.SIGNED, action), (State.SIGNED, "why not"))
+
+
+def never(action: Action) -> Mutation:
+    """What is signed is final."""
+    return lambda patch: patch.delitem(TRANSITIONS, (State.SIGNED, action))
+
+
 def legal(patch: pytest.MonkeyPatch) -> None:
     patch.setitem(TRANSITIONS, (State.ROLLED_BACK, Action.APPLY), (State.APPLIED, "why not"))
 
@@ -299,6 +468,35 @@ CONTROLS: dict[str, tuple[int, Script, Mutation]] = {
         12, applied, instead(workspace, "read_pause", answers(detail=lambda answer: f"{answer.detail} {TOKEN}")),
     ),
     "what is final is not": (0, applied_after_rollback, legal),
+    "no signature is missed": (7, unsigned, instead(approval, "require_ready", ignored)),
+    "unverifiable signatures will do": (7, not_verifiable, instead(approval, "require_ready", ignored, release)),
+    "a stranger's key will do": (7, foreign, instead(approval, "_verified", ignored)),
+    "anybody signs for Alice": (7, foreign, instead(approval, "signer", lambda _: lambda *given, **options: ALICE)),
+    "what is signed may be changed": (7, prolonged, instead(approval, "_verified", ignored)),
+    "a key that is withdrawn still counts": (7, withdrawn, instead(apply_stage, "require_valid", ignored)),
+    "a signature is not missed after the apply": (
+        7, withdrawn_later, instead(apply_stage, "signature_told", lambda _: lambda *given: (True, "signed")),
+    ),
+    "an approval is blamed for a setting": (7, unnamed_later, instead(apply_stage, "require_signers", ignored)),
+    "validate does not miss it either": (
+        10, withdrawn_later, instead(validate_stage, "signature_told", lambda _: lambda *given: (True, "signed")),
+    ),
+    "whoever planned approves": (7, alone, instead(approval, "_require_second_person", ignored)),
+    "each approval holds for a day": (
+        7, short, instead(release, "timedelta", lambda made: lambda hours: made(hours=24)),
+    ),
+    "a rollback needs no approval": (
+        7, rolled_back_unapproved, unasked,
+    ),
+    "a rollback's approval holds for ever": (7, rolled_back_late, unasked),
+    "a rollback of other rows than approved": (7, another_rollback_approved, approved_anyway),
+    "a signed batch stays signed": (0, signed_again, stays(Action.VALIDATE)),
+    "applying again leaves it signed": (0, signed_again, stays(Action.APPLY)),
+    "a rollback cannot end what is signed": (0, signed, never(Action.ROLLBACK)),
+    "a report is signed whatever the table says": (
+        0, signed_and_changed, instead(sign_off, "database_checks", lambda _: lambda *given, **options: []),
+    ),
+    "anybody signs a report": (7, signed, instead(sign_off, "_signer", lambda _: lambda *given: ALICE)),
 }  # fmt: skip
 
 

@@ -89,7 +89,7 @@ def test_any_edit_of_a_rollbacks_approval_is_refused(incident: Incident, keys: K
     applied(incident, keys)
     work = strict(incident, keys)
     incident.approve_rollback(by=BOB, key=keys.bob, work=work)
-    incident.sql(f"UPDATE reconciliation_batches SET rollback_approval = {edit}")
+    incident.tamper(f"UPDATE reconciliation_batches SET rollback_approval = {edit}")
     assert unchanged(incident, "rollback", work).code == code
     assert incident.statuses() == ["filled", "filled"]
 
@@ -100,9 +100,9 @@ def test_a_rollbacks_approval_never_passes_for_one_of_apply(incident: Incident, 
     incident.approve_rollback(by=BOB, key=keys.bob, work=strict(incident, keys))
     incident.sql("DELETE FROM orders WHERE order_id LIKE 'BFILL-%%'")
     swap = "UPDATE reconciliation_batches SET state = 'approved', approval = "
-    incident.sql(f"{swap} rollback_approval")
+    incident.tamper(f"{swap} rollback_approval")
     assert unchanged(incident, "apply", strict(incident, keys)).code == "not_approved"
-    incident.sql(f"{swap} jsonb_set(rollback_approval, '{{action}}', '\"apply\"')")
+    incident.tamper(f"{swap} jsonb_set(rollback_approval, '{{action}}', '\"apply\"')")
     assert unchanged(incident, "apply", strict(incident, keys)).code == "signature_invalid"
 
 
@@ -121,7 +121,7 @@ def test_a_rollback_cancels_exactly_what_was_approved(incident: Incident, keys: 
     work = strict(incident, keys)
     incident.approve_rollback(by=BOB, key=keys.bob, work=work)
     theirs = incident.backfills()[0]["order_id"]
-    incident.sql(
+    incident.tamper(
         """INSERT INTO reconciliation_backfill_audit (batch_id, profile_id, decision, backfill_order_id, created_at)
            VALUES ('other', 'main', 'APPLIED', %s, '2026-03-02 13:00Z')""",
         theirs,

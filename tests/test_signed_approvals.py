@@ -104,7 +104,7 @@ def test_any_edit_of_a_signed_approval_is_refused(incident: Incident, keys: Keys
     """Also where signatures are not required but can be verified."""
     planned(incident)
     signed(incident, keys)
-    incident.sql(f"UPDATE reconciliation_batches SET approval = {edit}")
+    incident.tamper(f"UPDATE reconciliation_batches SET approval = {edit}")
     for required in (True, False):
         result = unchanged(incident, "apply", strict(incident, keys, recon_require_signature=required))
         assert (result.verdict, result.code) == (Verdict.NO_GO, "signature_invalid"), result.message
@@ -115,7 +115,7 @@ def test_the_control_an_unsigned_approval_can_be_edited(incident: Incident) -> N
     """Without a signature whoever can write the batch's row can prolong the approval: that is what it is for."""
     planned(incident)
     incident.approve("speck=ten cents")
-    incident.sql(f"UPDATE reconciliation_batches SET approval = {EDITS['expiry']}")
+    incident.tamper(f"UPDATE reconciliation_batches SET approval = {EDITS['expiry']}")
     late = incident.work(now=NOW + timedelta(days=30))
     assert incident.run("apply", work=late).verdict is Verdict.DONE
 
@@ -123,14 +123,14 @@ def test_the_control_an_unsigned_approval_can_be_edited(incident: Incident) -> N
 def test_by_whom_cannot_be_edited(incident: Incident, keys: Keys) -> None:
     planned(incident)
     signed(incident, keys)
-    incident.sql(f"UPDATE reconciliation_batches SET approval = jsonb_set(approval, '{{by}}', '\"{BOB}\"')")
+    incident.tamper(f"UPDATE reconciliation_batches SET approval = jsonb_set(approval, '{{by}}', '\"{BOB}\"')")
     assert unchanged(incident, "apply", strict(incident, keys)).code == "signature_invalid"
 
 
 def test_the_signature_cannot_be_taken_off(incident: Incident, keys: Keys) -> None:
     planned(incident)
     signed(incident, keys)
-    incident.sql("UPDATE reconciliation_batches SET approval = approval - 'signature'")
+    incident.tamper("UPDATE reconciliation_batches SET approval = approval - 'signature'")
     assert unchanged(incident, "apply", strict(incident, keys)).code == "signature_missing"
 
 
@@ -157,7 +157,7 @@ def test_what_is_no_approval_of_this_plan_is_none(incident: Incident, keys: Keys
     """Signed or not, and whatever is required."""
     planned(incident)
     signed(incident, keys)
-    incident.sql(f"UPDATE reconciliation_batches SET approval = {edit}")
+    incident.tamper(f"UPDATE reconciliation_batches SET approval = {edit}")
     for work in (incident.work(), strict(incident, keys)):
         assert unchanged(incident, "apply", work).code == "not_approved"
 
@@ -175,7 +175,7 @@ def test_an_edited_plan_is_neither_approved_nor_applied(incident: Incident, keys
     """What a person is shown is read from the stored plan, so it must be the one that the digest names."""
     planned(incident)
     signed(incident, keys)
-    incident.sql(f"UPDATE reconciliation_batches SET plan = {edit}")
+    incident.tamper(f"UPDATE reconciliation_batches SET plan = {edit}")
     result = unchanged(incident, "apply", strict(incident, keys))
     assert result.code == "not_approved"
     assert "changed by hand" in (result.message or "")
@@ -188,7 +188,7 @@ def test_an_edited_plan_is_neither_approved_nor_applied(incident: Incident, keys
 def test_what_needs_a_word_is_not_a_matter_of_the_stored_plan(incident: Incident, keys: Keys) -> None:
     """The digest does not cover what the batch's row says of its targets; the plan that apply computes tells."""
     planned(incident)
-    incident.sql(
+    incident.tamper(
         """UPDATE reconciliation_batches SET plan = replace(plan::text, '"needs_acknowledgement": true',
                '"needs_acknowledgement": false')::jsonb"""
     )
@@ -207,10 +207,10 @@ def test_narrowing_voids_it(incident: Incident, keys: Keys) -> None:
     work = strict(incident, keys)
     assert unchanged(incident, "apply", work).code == "illegal_transition"
     put = "UPDATE reconciliation_batches SET state = 'approved', approval = %s::jsonb"
-    incident.sql(put, json.dumps(old))
+    incident.tamper(put, json.dumps(old))
     assert unchanged(incident, "apply", work).code == "not_approved"
     [(digest,)] = incident.sql("SELECT plan_digest FROM reconciliation_batches")
-    incident.sql(put, json.dumps(old | {"plan_digest": digest}))
+    incident.tamper(put, json.dumps(old | {"plan_digest": digest}))
     assert unchanged(incident, "apply", work).code == "signature_invalid"
 
 
@@ -228,11 +228,11 @@ def test_a_signature_for_another_purpose_or_batch_is_none(incident: Incident, ke
     work = strict(incident, keys)
     other = sign(signed_bytes(approval.document()), keys.alice, REPORT)
     replace = "UPDATE reconciliation_batches SET approval = jsonb_set(approval, '{signature}', to_jsonb(%s::text))"
-    incident.sql(replace, other)
+    incident.tamper(replace, other)
     assert unchanged(incident, "apply", work).code == "signature_invalid"
-    incident.sql(replace, sign(signed_bytes(approval.document() | {"batch_id": "other"}), keys.alice, PLAN))
+    incident.tamper(replace, sign(signed_bytes(approval.document() | {"batch_id": "other"}), keys.alice, PLAN))
     assert unchanged(incident, "apply", work).code == "signature_invalid"
-    incident.sql(replace, approval.signature or "")
+    incident.tamper(replace, approval.signature or "")
     assert incident.run("apply", work=work).verdict is Verdict.DONE
 
 
@@ -318,7 +318,7 @@ def test_whoever_planned_does_not_approve_where_a_second_person_is_required(
 
 def test_a_plan_that_does_not_say_who_made_it_needs_another_dry_run(incident: Incident) -> None:
     planned(incident)
-    incident.sql("UPDATE reconciliation_batches SET plan = plan - 'planned_by'")
+    incident.tamper("UPDATE reconciliation_batches SET plan = plan - 'planned_by'")
     work = incident.work(recon_require_second_person=True)
     refused = refusal(lambda: incident.approve("speck=x", work=work))
     assert (refused.code, "Run dry-run again" in refused.message) == ("second_person_required", True)
@@ -387,7 +387,9 @@ def test_a_plan_that_is_changed_by_hand_while_the_passphrase_is_asked_is_not_app
     planned(incident)
 
     def meanwhile(_: Approval) -> None:
-        incident.sql("UPDATE reconciliation_batches SET plan = jsonb_set(plan, '{document,items,0,side}', '\"buy\"')")
+        incident.tamper(
+            "UPDATE reconciliation_batches SET plan = jsonb_set(plan, '{document,items,0,side}', '\"buy\"')"
+        )
 
     call = lambda: approve(incident.work(), incident.batch, ALICE, ["speck=x"], key=keys.alice, show=meanwhile)  # noqa: E731
     assert refusal(call).code == "not_approved"
@@ -402,7 +404,7 @@ def test_a_signature_that_was_taken_off_after_the_apply_is_missed_where_it_is_re
     incident.approve("speck=x", by=ALICE, key=keys.alice, work=strict)
     assert incident.run("apply", work=strict).verdict is Verdict.DONE
     assert incident.run("validate", work=strict).verdict is Verdict.DONE
-    incident.sql("UPDATE reconciliation_batches SET approval = approval - 'signature'")
+    incident.tamper("UPDATE reconciliation_batches SET approval = approval - 'signature'")
     refused = incident.run("apply", work=strict)
     assert (refused.verdict, refused.code) == (Verdict.NO_GO, "signature_missing")
     found = incident.run("validate", work=strict)
@@ -426,7 +428,7 @@ def test_an_approval_that_is_edited_after_the_apply_is_told_and_stops_what_requi
     signed(incident, keys, work=work)
     assert incident.run("apply", work=work).verdict is Verdict.DONE
     before = incident.orders()
-    incident.sql(f"UPDATE reconciliation_batches SET approval = {edit}")
+    incident.tamper(f"UPDATE reconciliation_batches SET approval = {edit}")
     refused = incident.run("apply", work=work)
     assert (refused.verdict, refused.code) == (Verdict.NO_GO, "signature_invalid")
     assert f"the approval that was applied is {said}" in (refused.message or "")
@@ -449,3 +451,14 @@ def test_a_kept_approval_that_somebody_else_signed_is_not_the_approvers(tmp_path
         signature.write_text(sign(kept.read_bytes(), key, PLAN))
         found = approvals_check(tmp_path, {}, keys.allowed)
         assert (found.ok, said in found.detail) == (ok, True), found.detail
+
+
+def test_where_nobody_says_whose_signatures_count_that_is_told_after_the_apply_too(
+    incident: Incident, keys: Keys
+) -> None:
+    """As before it: the setting is missing, and the approval is as it was."""
+    planned(incident)
+    signed(incident, keys)
+    assert incident.run("apply", work=strict(incident, keys)).verdict is Verdict.DONE
+    result = unchanged(incident, "apply", strict(incident, keys, recon_allowed_signers=None))
+    assert (result.verdict, result.code) == (Verdict.NO_GO, "allowed_signers_unset"), result.message

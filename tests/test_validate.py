@@ -85,7 +85,7 @@ def test_an_applied_audit_row_without_its_order_row_is_seen(incident: Incident) 
     """Validate believes neither side: an APPLIED row that no item of the plan explains fails too."""
     incident.create_table().ghost("t1")
     incident.repair()
-    incident.sql(
+    incident.tamper(
         """INSERT INTO reconciliation_backfill_audit (batch_id, profile_id, decision, backfill_order_id, filled_qty)
            VALUES (%s, 'main', 'APPLIED', 'BFILL-invented', 1)""",
         incident.batch,

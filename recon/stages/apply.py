@@ -12,7 +12,7 @@ from typing import Any
 
 from recon import audit, batches
 from recon.allocation import TradeKey
-from recon.approval import require_valid, signature_told
+from recon.approval import require_signers, require_valid, signature_told
 from recon.batches import Action, Batch
 from recon.criteria import differences
 from recon.database import transaction
@@ -253,6 +253,7 @@ def _overspent(held: Held, plan: Plan, released: Sequence[Item]) -> list[str]:
 def _compare(work: Workspace, batch: Batch, now: datetime) -> StageResult:
     """The batch is applied already: look for each approved row, say what was found, write only SKIP_EXISTING rows."""
     released = released_items(batch)
+    require_signers(work.settings)
     sound, signed = signature_told(batch.approval, work.settings)
     if work.settings.recon_require_signature and not sound:
         raise Refused(

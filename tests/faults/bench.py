@@ -21,7 +21,7 @@ import bystanders
 import psycopg
 import sqlalchemy as sa
 from console import CLOSED, OPENED
-from incidents import HookedStatement, Incident, PauseSwitch, pause_switch, workspace
+from incidents import HookedStatement, Incident, PauseSwitch, patience, pause_switch, workspace
 
 from recon.database import connect
 from recon.domain import Decision, Stage, StageResult, Verdict
@@ -318,7 +318,7 @@ class Ground:
 def ground(home: Path, folder: Path, *, doors: bool = False) -> Iterator[Ground]:
     """A ground with a switch of its own, on the embedded server of `home`, which is deleted at the end."""
     server = start(home)
-    with pause_switch() as switch:
+    with patience(), pause_switch() as switch:
         made = Ground(server, home, folder, switch, doors=doors)
         try:
             yield made

@@ -21,7 +21,7 @@ from typing import Any
 if __name__ == "__main__":
     sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from incidents import HookedStatement, workspace
+from incidents import HookedStatement, patience, workspace
 
 from faults.boundaries import Boundaries
 from recon.database import connect
@@ -105,4 +105,5 @@ def _one(work: Workspace, order: dict[str, Any]) -> int:
 
 
 if __name__ == "__main__":
-    serve(*sys.argv[1:])
+    with patience():
+        serve(*sys.argv[1:])

@@ -11,7 +11,7 @@ Which check stands for which:
  5  `apply_closes_what_it_says`: 0 <= open <= before for targets, every other lifecycle as it was
  6  `spent_once`: where a step let backfill rows hold more of a unit, an order or a side, there are fills for all of it
  7  `apply_writes_the_approved`: exactly the approved items became filled rows and APPLIED audit rows; and the model's
-    word for a plan whose facts changed, which must be refused as stale
+    word for a plan whose facts changed, which must be refused as stale, and for an approval that does not count
  8  `rollback_restores`: exactly the rows that the batch owns, and each lifecycle as before its apply; a plan made
     after a rollback names the rows of the first (`same_facts_same_plan`)
  9  `exact`: every quantity and price of a result is a Decimal, and no stored document holds a float
@@ -48,6 +48,13 @@ Fault = tuple[int, str]
 """The invariant that does not hold, and what was found."""
 
 
+NOT_APPROVED = {
+    "stale_plan", "approval_expired", "second_person_required", "allowed_signers_unset", "signature_missing",
+    "signature_invalid", "signer_mismatch", "rollback_not_approved",
+}  # fmt: skip
+"""The codes by which a plan or a rollback is not, or no longer, approved as it must be."""
+
+
 class Broken(AssertionError):
     """Invariants that a step broke; `numbers` are theirs, 0 for a step that did not end as the model says."""
 
@@ -82,7 +89,7 @@ class Step:
     @property
     def writes(self) -> bool:
         """Whether the step may write orders at all: an apply of what is approved, or a rollback, that is DONE."""
-        first = {"apply": ("approved",), "rollback": ("applied", "validated")}.get(self.action, ())
+        first = {"apply": ("approved",), "rollback": ("applied", "validated", "signed")}.get(self.action, ())
         return self.outcome == ("DONE", None) and self.batch.state in first
 
 
@@ -122,7 +129,7 @@ def as_the_model_says(step: Step) -> Iterable[Fault]:
     if step.expected is not None and step.outcome != step.expected:
         codes = {step.expected[1], step.outcome[1]}
         gates = {"profile_not_paused", "pause_unknown", "evidence_unreadable", "validation_failed"}
-        number = 10 if codes & gates else 7 if codes & {"stale_plan", "approval_expired"} else 0
+        number = 10 if codes & gates else 7 if codes & NOT_APPROVED else 0
         yield number, f"expected {step.expected}, found {step.outcome}: {step.told[:300]}"
 
 

@@ -11,6 +11,7 @@ from datetime import datetime, timedelta
 from decimal import Decimal
 from typing import Any
 
+from life.people import Given, House
 from life.seen import (
     ENDED,
     FILLED,
@@ -34,17 +35,16 @@ LEGAL: Mapping[str, frozenset[str | None]] = {
     "detect": frozenset({None, "detected", "planned", "approved"}),
     "dry-run": frozenset({"detected", "planned", "approved"}),
     "approve": frozenset({"planned", "approved"}),
-    "apply": frozenset({"approved", "applied", "validated"}),
-    "validate": frozenset({"applied", "validated"}),
-    "rollback": frozenset({"applied", "validated", "rolled_back"}),
+    "apply": frozenset({"approved", "applied", "validated", "signed"}),
+    "validate": frozenset({"applied", "validated", "signed"}),
+    "approve-rollback": frozenset({"applied", "validated", "signed"}),
+    "rollback": frozenset({"applied", "validated", "signed", "rolled_back"}),
+    "sign": frozenset({"validated", "signed", "rolled_back"}),
 }
 """From which states a step may start."""
 
 BATCH_WIDE = {"RUNNING": "profile_not_paused", "": "pause_unknown"}
 """What each word of the switch is, but for PAUSED."""
-
-ALLOWED = timedelta(hours=24)
-"""How long an approval may be applied."""
 
 Outcome = tuple[str, str | None]
 """Verdict and code, as a stage reports them."""
@@ -75,7 +75,10 @@ class Exchange:
 
 @dataclass(frozen=True)
 class Around:
-    """What a step meets: the database, the exchange, the switch's word, the clock and how far back fills count."""
+    """What a step meets: the database, the exchange, the switch's word, the clock and how far back fills count.
+
+    And what the house asks of people, and whether reports are kept.
+    """
 
     seen: Seen
     exchange: Exchange
@@ -84,6 +87,8 @@ class Around:
     lookback: timedelta
     profile: str
     rules: tuple[tuple[str, object], ...] = ()
+    house: House = field(default_factory=House)
+    keeps: bool = False
 
     def window(self) -> tuple[datetime, datetime]:
         """The span in which fills are evidence."""
@@ -120,7 +125,11 @@ class Scope:
 
 @dataclass
 class Batch:
-    """What the model knows of a batch; `owns` is what it wrote and nobody took over."""
+    """What the model knows of a batch.
+
+    `given` and `undo` are its approvals, `shown` those that its reports keep, `signers` the keys that signed these;
+    `meddled` says that a person changed something of it by hand.
+    """
 
     profile: str
     state: str | None = None
@@ -131,7 +140,11 @@ class Batch:
     targets: dict[Trade, Decimal] = field(default_factory=dict)
     trades: dict[str | None, list[Any]] = field(default_factory=dict)
     items: tuple[Any, ...] = ()
-    expires: datetime | None = None
+    given: Given | None = None
+    undo: Given | None = None
+    shown: frozenset[Given] = frozenset()
+    signers: frozenset[str] = frozenset()
+    meddled: bool = False
     approved: tuple[Mapping[str, Any], ...] = ()
     opened: dict[Trade, tuple[Decimal, Any]] = field(default_factory=dict)
 
@@ -156,15 +169,19 @@ def expected(around: Around, action: str, batch: Batch, profile: str, name: str,
     """The outcome of a step; None for a dry run that makes a plan, whose verdict the checks judge."""
     if profile != around.profile and batch.state is not None:
         return REFUSED, "batch_of_another_profile"
+    if batch.state is None and action in ("approve", "approve-rollback", "sign"):
+        return REFUSED, "unknown_batch"
     if batch.state not in LEGAL[action]:
         return REFUSED, "illegal_transition"
     return {
         "detect": lambda: (DONE, None),
         "dry-run": lambda: _dry_run(around, given["scope"]),
-        "approve": lambda: _approve(batch, given["acknowledge"]),
+        "approve": lambda: _approve(around, batch, given["acknowledge"], given["approval"]),
+        "approve-rollback": lambda: _approve_rollback(around, batch, name, given["approval"]),
         "apply": lambda: _apply(around, batch),
         "validate": lambda: _validate(around, batch, name),
         "rollback": lambda: _rollback(around, batch, name),
+        "sign": lambda: _sign_report(around, batch, given["key"]),
     }[action]()
 
 
@@ -179,7 +196,7 @@ def _dry_run(around: Around, scope: Scope) -> Outcome | None:
     return None
 
 
-def _approve(batch: Batch, acknowledge: Mapping[str, str]) -> Outcome:
+def _approve(around: Around, batch: Batch, acknowledge: Mapping[str, str], given: Given) -> Outcome:
     for trade, why in acknowledge.items():
         if trade not in {trade_id for _, trade_id in batch.targets}:
             return REFUSED, "unknown_trade"
@@ -193,17 +210,31 @@ def _approve(batch: Batch, acknowledge: Mapping[str, str]) -> Outcome:
         return REFUSED, "batch_wide_reason"
     if batch.needing - acknowledge.keys():
         return REFUSED, "acknowledgements_missing"
-    return ("approved", None) if any(item.writes for item in batch.items) else (REFUSED, "nothing_to_approve")
+    if not any(item.writes for item in batch.items):
+        return REFUSED, "nothing_to_approve"
+    return _allowed(around, given)
+
+
+def _allowed(around: Around, given: Given) -> Outcome:
+    code = around.house.against(given)
+    return (REFUSED, code) if code else ("approved", None)
+
+
+def _approve_rollback(around: Around, batch: Batch, name: str, given: Given) -> Outcome:
+    return _allowed(around, given) if _stand(around, batch, owned(around, name)) else (REFUSED, "row_changed")
 
 
 def _apply(around: Around, batch: Batch) -> Outcome:
+    assert batch.given is not None
     if batch.state != "approved":
-        stand = all(as_planned(around.seen.orders.get(item["order_id"]), item) for item in batch.approved)
-        return (DONE, None) if stand else (FAILED, "existing_row_differs")
-    assert batch.expires is not None
+        if around.house.required and not around.house.named:
+            return REFUSED, "allowed_signers_unset"
+        if around.house.misses(batch.given):
+            return REFUSED, "signature_invalid" if batch.given.key else "signature_missing"
+        return (DONE, None) if _stand(around, batch) else (FAILED, "existing_row_differs")
     assert batch.window is not None
-    if around.now >= batch.expires:
-        return REFUSED, "approval_expired"
+    if code := _void(around, batch.given):
+        return REFUSED, code
     if around.exchange.fills is None:
         return REFUSED, "evidence_unreadable"
     if around.word in BATCH_WIDE:
@@ -212,6 +243,18 @@ def _apply(around: Around, batch: Batch) -> Outcome:
     if facts(around, targets, batch.window, "PAUSED") != batch.facts:
         return REFUSED, "stale_plan"
     return DONE, None
+
+
+def _void(around: Around, given: Given) -> str | None:
+    """Why an approval does not count any more."""
+    return "approval_expired" if around.now >= given.expires else around.house.against(given)
+
+
+def _stand(around: Around, batch: Batch, order_ids: Iterable[str] | None = None) -> bool:
+    """Whether each of these rows of the batch, by default all, is there as approved and filled."""
+    items = {item["order_id"]: item for item in batch.approved}
+    wanted = items if order_ids is None else order_ids
+    return all(as_planned(around.seen.orders.get(order_id), items[order_id]) for order_id in wanted)
 
 
 def owners(seen: Seen, profile: str) -> dict[str, str]:
@@ -232,13 +275,32 @@ def owned(around: Around, name: str) -> set[str]:
 def _rollback(around: Around, batch: Batch, name: str) -> Outcome:
     if batch.state == "rolled_back":
         return DONE, None
+    required = around.house.required
+    if required and batch.undo is None:
+        return REFUSED, "rollback_not_approved"
+    if required and batch.undo and (code := _void(around, batch.undo)):
+        return REFUSED, code
     if around.word in BATCH_WIDE:
         return REFUSED, BATCH_WIDE[around.word]
-    items = {item["order_id"]: item for item in batch.approved}
     mine = owned(around, name)
-    if not all(as_planned(around.seen.orders.get(order_id), items[order_id]) for order_id in mine):
+    if not _stand(around, batch, mine):
         return REFUSED, "row_changed"
+    if required and batch.undo and batch.undo.rows != mine:
+        return REFUSED, "rollback_not_approved"
     return DONE, None
+
+
+def _sign_report(around: Around, batch: Batch, key: str) -> Outcome | None:
+    """None where somebody meddled with the batch: whether its reports still hold is for other tests to say."""
+    house = around.house
+    strangers = house.named and batch.signers - house.allowed
+    unsound = any(house.misses(given) or house.unverified(given) for given in batch.shown)
+    changed = batch.state != "rolled_back" and not _stand(around, batch)
+    if not around.keeps or strangers or unsound or changed:
+        return REFUSED, "report_not_intact"
+    if batch.meddled:
+        return None
+    return (REFUSED, "signature_invalid") if house.named and key not in house.allowed else ("signed", None)
 
 
 def _validate(around: Around, batch: Batch, name: str) -> Outcome:
@@ -252,7 +314,8 @@ def _validate(around: Around, batch: Batch, name: str) -> Outcome:
     wrong = [t for t, was in batch.targets.items() if open_now.get(t, ZERO) != was - closed.get(t, ZERO)]
     over = [trade for trade in batch.targets if open_now.get(trade, ZERO) < 0]
     altered = [item for item in items if not as_planned(around.seen.orders.get(item["order_id"]), item)]
-    ok = not (wrong or over or altered) and _agrees(around, batch, open_now)
+    assert batch.given is not None
+    ok = not (wrong or over or altered or around.house.misses(batch.given)) and _agrees(around, batch, open_now)
     return (DONE, None) if ok else (FAILED, "validation_failed")
 
 
