@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 from console import CLOSED, OPENED, PASSWORD, TOKEN, assert_no_secret_in, with_password
+from examined import a_role, url_of
 from incidents import Incident
 from report_samples import NOTEBOOKS
 from sqlalchemy import create_engine
@@ -19,10 +20,11 @@ from recon import incident as incident_module
 from recon.domain import Stage, Verdict
 from recon.incident import Incident as Opened
 from recon.kept_rows import AUDIT_COLUMNS, audit_rows, from_csv, to_csv
-from recon.record import write_record
+from recon.record import RUN, database_identity, parameters, write_record
 from recon.reporting import code
 from recon.reporting.code import code_that_ran
 from recon.reporting.manifest import read_manifest
+from recon.reporting.records import UNRECORDED, finish_record
 from recon.reporting.runner import run_stage
 from recon.reporting.verify import verify_folder
 from recon.settings import Settings
@@ -267,3 +269,26 @@ def test_an_installed_package_tells_the_commit_that_pip_recorded(tmp_path, monke
 
     monkeypatch.setattr(code, "distribution", lambda name: Installed())
     assert code_that_ran() == {"commit": "abc", "dirty": None}
+
+
+def test_who_may_not_ask_for_the_cluster_s_identifier_is_told_the_rest(incident) -> None:
+    incident.sql("REVOKE EXECUTE ON FUNCTION pg_control_system() FROM PUBLIC")
+    with a_role(incident, "asks_little") as name:
+        engine = create_engine(url_of(incident, name))
+        with engine.connect() as connection:
+            found = database_identity(connection)
+            assert connection.exec_driver_sql("SELECT 1").scalar_one() == 1, "the transaction goes on"
+        engine.dispose()
+    with incident.engine.connect() as connection:
+        whole = database_identity(connection)
+    assert (found["login"], found["system_identifier"]) == (name, None)
+    assert (found["name"], found["server_version"]) == (whole["name"], whole["server_version"])
+    assert whole["system_identifier"]
+
+
+def test_what_a_kernel_that_broke_off_left_of_a_record_is_not_kept(tmp_path) -> None:
+    (tmp_path / "audit.csv").write_text('"order_id"\n')
+    finish_record(tmp_path, Settings(_env_file=None), parameters("main", "b"))
+    assert [path.name for path in tmp_path.iterdir()] == [RUN]
+    run = json.loads((tmp_path / RUN).read_text())
+    assert (run["error"], run["audit"]["count"], run["read_at"]) == (UNRECORDED, None, None)

@@ -195,3 +195,11 @@ def test_who_opened_a_batch_is_compared_and_who_wrote_it_last_is_told(first) -> 
     first.incident.tamper("UPDATE reconciliation_batches SET created_by = %s, updated_by = 'mallory'", by)
     assert first.failed() == {}
     assert first.checks()["database"].detail.endswith(f"; note: the batch has updated_by mallory, recorded {by}")
+
+
+def test_rows_that_lie_there_no_more_fail_the_comparison(first) -> None:
+    first.run(Stage.APPLY)
+    (first.folder / RECORD / "03_apply" / "orders.csv").unlink()
+    found = {check.name: check for check in database_checks(first.settings, first.folder) if not check.ok}
+    assert list(found) == ["recorded_rows"]
+    assert found["recorded_rows"].detail.startswith("the rows in record/03_apply cannot be read: [Errno 2]")

@@ -201,6 +201,20 @@ def test_an_approval_with_another_signer_or_content_is_found(signed, tmp_path) -
             assert "record/03_apply/approval.json says by " in said
 
 
+@pytest.mark.parametrize("how", ["no table", "a row less", "without quotes"])
+def test_kept_rows_that_are_not_as_recon_writes_them_are_named(kept, how, tmp_path, quick) -> None:
+    """All sums and digests agree with the changed file."""
+    folder = kept["undone"].copy(tmp_path)
+    path = folder / "record" / "03_apply" / "orders.csv"
+    text = path.read_text()
+    first, *lines = text.splitlines(keepends=True)
+    changed = {"no table": "rows", "a row less": "".join([first, *lines[1:]]), "without quotes": text.replace('"', "")}
+    path.write_text(changed[how])
+    covered_up(folder)
+    said = told(verify_folder(folder))
+    assert f"record/03_apply/orders.csv does not hold {len(lines)} rows as recon writes them." in said
+
+
 STRANGE = (None, [1], "x", {"x": 1})
 
 
