@@ -8,6 +8,7 @@ import pytest
 from incidents import NOW, Incident, at
 
 from recon.domain import Check, StageResult, Verdict
+from recon.reporting.prose import closing
 
 CHECKS = ["open_quantities", "no_target_over_closed", "applied_rows_identical", "exchange_agrees"]
 
@@ -74,11 +75,22 @@ def test_each_way_in_which_a_repair_can_be_undone_is_seen(incident: Incident, sp
     assert (result.verdict, result.code) == (Verdict.FAILED, "validation_failed")
     assert set(expected) <= set(failed(result))
     assert set(failed(result)) <= {*expected, "exchange_agrees"}
+    told = repr(closing(result))
+    assert "code `validation_failed`" in told
+    assert "Checks that hold on 1 target: " in told
+    assert "were not read" not in told
     assert incident.state() == "applied"
     incident.sql("TRUNCATE orders")
     incident.sql("INSERT INTO orders SELECT * FROM kept")
     assert incident.run("validate").verdict is Verdict.DONE
     assert incident.state() == "validated"
+
+
+def test_what_was_not_read_is_not_told_as_read(incident: Incident) -> None:
+    incident.create_table().ghost("t1")
+    result = incident.run("validate")
+    assert result.code == "illegal_transition"
+    assert "tables without rows were not read" in repr(closing(result))
 
 
 def test_an_applied_audit_row_without_its_order_row_is_seen(incident: Incident) -> None:

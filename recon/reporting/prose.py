@@ -6,7 +6,7 @@ Only numbers and stable codes are interpolated, never an id: Markdown may hold H
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from recon.domain import Decision, Grade, Reason, Stage, StageResult
 from recon.wording import count
@@ -29,15 +29,16 @@ class Markdown:
 
 def closing(result: StageResult) -> Markdown:
     """What this result shows and what it does not, as two lists."""
-    if result.code is not None:
-        shows = iter([f"The stage ended with `{result.verdict}`, code `{result.code}`: the message above says why."])
-        limits = iter(["Anything about the orders: tables without rows were not read, not found empty."])
+    if result.code is None or result.tables:
+        shows, limits = [*SHOWS[result.stage](result)], [*LIMITS[result.stage](result)]
     else:
-        shows, limits = SHOWS[result.stage](result), LIMITS[result.stage](result)
+        shows, limits = [], ["Anything about the orders: tables without rows were not read, not found empty."]
+    if result.code is not None:
+        shows.insert(0, f"The stage ended with `{result.verdict}`, code `{result.code}`: the message above says why.")
     return Markdown(_list("This notebook shows", shows) + "\n\n" + _list("It does not show", limits))
 
 
-def _list(title: str, sentences: Iterator[str]) -> str:
+def _list(title: str, sentences: Sequence[str]) -> str:
     return f"**{title}**\n\n" + "\n".join(f"- {sentence}" for sentence in sentences)
 
 
