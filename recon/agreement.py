@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,7 @@ from recon.reporting.chain import signed_files
 from recon.reporting.manifest import Manifest, read_manifest
 from recon.reporting.names import report_files
 from recon.reporting.seal import read_actor
+from recon.reporting.strike import struck_text
 from recon.settings import Settings
 from recon.stages.approved import altered_rows, approval_told, tells_of
 from recon.wording import count
@@ -40,8 +42,8 @@ LASTING = ("validation_failed", "existing_row_differs")
 NOT_COMPARED = Check(
     "database",
     False,
-    "not compared: the folder does not hold by itself, so its reports do not say what to expect. Put right what failed "
-    "above, or take another copy of the folder, and verify again",
+    "not compared: a check of the folder failed. What a folder says counts once it holds by itself: put right what "
+    "failed above, then verify again",
 )
 """What stands in the place of `database_checks` where a check of the folder fails."""
 
@@ -63,7 +65,8 @@ def database_checks(settings: Settings, directory: Path, *, signing: bool = Fals
             batch = batches.load(connection, batch_id, profile_id)
             if batch.state is None and settings.is_demo:
                 return [Check("database", True, "not compared: the embedded demo no longer holds this batch")]
-            return list(_Comparison(connection, batch, results, actors, directory, signing).checks())
+            checks = _Comparison(connection, batch, results, actors, directory, signing).checks()
+            return [replace(check, detail=struck_text(check.detail, settings)) for check in checks]
     except ReconError as error:
         return [Check("database", False, f"{error.code}: {error.message}")]
 

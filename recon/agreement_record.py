@@ -22,10 +22,12 @@ from recon.domain import Check, Decision, Stage, State
 from recon.doors.access import protection
 from recon.kept_rows import Row, audit_rows, by_id, named, order_columns, order_rows
 from recon.orders import Orders
+from recon.orders_schema import OPTIONAL, REQUIRED
 from recon.record import AUDIT, ORDERS, approval_files, cells, database_identity, named_ids, stamps
 from recon.reporting.manifest import Manifest
 from recon.reporting.names import RECORD, order
 from recon.reporting.records import kept_rows
+from recon.reporting.strike import is_struck_of
 from recon.wording import count
 
 SETTLED = {State.APPLIED.value, State.VALIDATED.value, State.SIGNED.value, State.ROLLED_BACK.value}
@@ -71,7 +73,7 @@ def place_note(connection: Connection, batch: Batch, last: LastRun | None) -> st
     recorded = (last.facts.get("protection") or {}).get("digest")
     if recorded is not None and recorded != (found := protection(connection).digest):
         notes.append(f"its doors and triggers have digest {found}, recorded {recorded}")
-    if batch.state == last.facts["state"] and (stamped := _stamped_since(batch, last.facts["stamps"])):
+    if batch.state == last.facts["state"] and (stamped := _stamped_since(batch, last.facts.get("stamps", {}))):
         notes.append(f"the batch has {stamped}")
     return f"; note: {'; '.join(notes)}" if notes else ""
 
@@ -109,8 +111,7 @@ def record_checks(
     ids = named_ids(batch, now) | {order_id for order_id in kept if order_id}
     there = order_rows(connection, orders, batch.profile_id, ids)
     shared = _touched_by_others(connection, batch, ids)
-    gone = [name for name in columns if name not in order_columns(orders)]
-    yield _orders_check(last, kept, by_id(order_columns(orders), there), gone, shared)
+    yield _orders_check(last, orders, kept, by_id(order_columns(orders), there), shared)
     yield _batch_check(last, batch, folder)
 
 
@@ -123,9 +124,10 @@ def _audit_check(last: LastRun, columns: Sequence[str], kept: Sequence[Row], now
         twin = _twin(row, added) if len(missing) * len(added) <= PAIRS else None
         if twin is None:
             wrong.append(f"{_name(columns, row)} is missing")
-        else:
-            added.remove(twin)
-            wrong.append(f"{_name(columns, row)} has {_differences(named(columns, row), named(columns, twin))}")
+            continue
+        added.remove(twin)
+        if differing := _differences(named(columns, row), named(columns, twin)):
+            wrong.append(f"{_name(columns, row)} has {differing}")
     good = f"{count(len(kept), 'row')} as in {last.folder}/{AUDIT}"
     good += f", {count(since, 'row')} added since" if since > 0 else ""
     return Check("recorded_audit", not wrong, "; ".join(wrong) or good)
@@ -143,35 +145,47 @@ def _twin(row: Row, added: Sequence[Row]) -> Row | None:
 
 def _orders_check(
     last: LastRun,
+    orders: Orders,
     kept: Mapping[str | None, Mapping[str, str | None]],
     now: Mapping[str | None, Mapping[str, str | None]],
-    gone: Sequence[str],
     shared: set[str],
 ) -> Check:
-    """A row that another batch touched last may have another status; that batch's own report answers for it."""
-    wrong = []
-    if gone:
-        wrong.append(f"orders no longer has the column{'s' * (len(gone) > 1)} {', '.join(gone)}")
+    """A row that another batch touched last may have another status; that batch's own report answers for it.
+
+    A cell that recon neither knows nor wrote may change as the backend pleases, and is a note.
+    """
+    own = {*REQUIRED, *OPTIONAL, *orders.copied}
+    wrong: list[str] = []
+    noted: list[str] = []
+    columns = {name for cells_then in kept.values() for name in cells_then}
+    for gone in sorted(columns - {*order_columns(orders)}):
+        (wrong if gone in own else noted).append(f"orders no longer has {gone}")
     for order_id, cells_then in kept.items():
         found = now.get(order_id)
         if found is None:
             wrong.append(f"{order_id} is missing")
             continue
-        left_out = (*gone, *(("status", "updated_at") if order_id in shared else ()))
-        compared = {name: cell for name, cell in cells_then.items() if name not in left_out}
-        if differing := _differences(compared, found):
-            wrong.append(f"{order_id} has {differing}")
+        left_out = ("status", "updated_at") if order_id in shared else ()
+        for into, is_own in ((wrong, True), (noted, False)):
+            compared = {
+                name: cell
+                for name, cell in cells_then.items()
+                if name in found and name not in left_out and (name in own) is is_own
+            }
+            if differing := _differences(compared, found):
+                into.append(f"{order_id} has {differing}")
     good = f"{count(len(kept), 'row')} as in {last.folder}/{ORDERS}"
     others = len(shared & kept.keys())
     good += f"; the status of {others} is another batch's matter" if others else ""
-    return Check("recorded_orders", not wrong, "; ".join(wrong) or good)
+    note = f"; note: {'; '.join(noted)}" if noted else ""
+    return Check("recorded_orders", not wrong, ("; ".join(wrong) or good) + note)
 
 
 def _batch_check(last: LastRun, batch: Batch, folder: Path) -> Check:
     """Once applied, the plan, the scope and the approval of a batch stay as they were, to the last byte."""
     told, found = last.facts["cells"], cells(batch)
     settled = last.facts["state"] in SETTLED
-    compared = tuple(told) if settled else ("created_at", "created_by")
+    compared = [name for name in found if name in told and (settled or name.startswith("created_"))]
     wrong = [f"the batch's {name} is not what it was" for name in compared if told[name] != found[name]]
     approvals = approval_files(batch)
     for name in ("approval.json", "rollback_approval.json"):
@@ -217,6 +231,19 @@ def _name(columns: Sequence[str], row: Row) -> str:
 
 
 def _differences(told: Mapping[str, str | None], found: Mapping[str, str | None]) -> str:
+    """The cells that are not as told, each with both values; empty when all are, as far as nothing was struck out."""
     return ", ".join(
-        f"{name} {found.get(name)}, recorded {cell}" for name, cell in told.items() if found.get(name) != cell
+        f"{name} {_shown(found.get(name))}, recorded {_shown(cell)}"
+        for name, cell in told.items()
+        if not _is_as_told(cell, found.get(name))
     )
+
+
+def _is_as_told(told: str | None, found: str | None) -> bool:
+    if told is None or found is None:
+        return told is found
+    return told == found or is_struck_of(told, found)
+
+
+def _shown(cell: str | None) -> str:
+    return "NULL" if cell is None else cell

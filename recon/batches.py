@@ -152,7 +152,7 @@ class Batch:
         return any(target.get("needs_acknowledgement") for target in (self.plan or {}).get("targets", ()))
 
     def rollback_is_approved(self, now: datetime | None) -> bool:
-        """Whether there is an approval of a rollback of this plan that has not expired; who does not know leaves `now`.
+        """Whether there is an approval of a rollback of this plan that has not expired; no, where `now` is unknown.
 
         Whether it is signed as it must be is for the rollback to say.
         """
@@ -160,7 +160,7 @@ class Batch:
         if (approval.get("action"), approval.get("plan_digest")) != (Action.ROLLBACK, self.plan_digest):
             return False
         try:
-            return now is None or now < datetime.fromisoformat(approval["expires_at"])
+            return now is not None and now < datetime.fromisoformat(approval["expires_at"])
         except (KeyError, TypeError, ValueError):
             return False
 

@@ -36,7 +36,7 @@ def audit_rows(connection: Connection, profile_id: str, batch_id: str) -> list[R
     table = audit_table.c
     cells = [sa.cast(table[name], sa.Text) for name in AUDIT_COLUMNS]
     query = sa.select(*cells).where(table.profile_id == profile_id, table.batch_id == batch_id)
-    return _canonical(AUDIT_COLUMNS, connection.execute(query))
+    return _canonical(audit_table, AUDIT_COLUMNS, connection.execute(query))
 
 
 def order_columns(orders: Orders) -> tuple[str, ...]:
@@ -54,7 +54,7 @@ def order_rows(connection: Connection, orders: Orders, profile_id: str, order_id
     ]
     wanted = sa.cast(sa.literal(sorted(order_ids), sa.ARRAY(sa.Text)), sa.ARRAY(sa.Text))
     query = sa.select(*cells).where(orders.profile(profile_id), sa.cast(table.order_id, sa.Text) == sa.any_(wanted))
-    return _canonical(columns, connection.execute(query))
+    return _canonical(orders.table, columns, connection.execute(query))
 
 
 def to_csv(columns: Sequence[str], rows: Iterable[Row]) -> str:
@@ -95,16 +95,22 @@ def _quoted(cell: str | None) -> str:
     return "" if cell is None else '"' + cell.replace('"', '""') + '"'
 
 
-def _canonical(columns: Sequence[str], found: Iterable[Sequence[str | None]]) -> list[Row]:
-    return sorted_rows(tuple(map(_text, columns, row)) for row in found)
+def _canonical(table: sa.Table, columns: Sequence[str], found: Iterable[Sequence[str | None]]) -> list[Row]:
+    """The rows in one order and spelling, whatever the scale of a number or whether an instant has a zone."""
+    kinds: list[type | None] = []
+    for name in columns:
+        kind = table.c[name].type
+        is_amount, is_instant = isinstance(kind, sa.Numeric), isinstance(kind, sa.DateTime)
+        kinds.append(Decimal if name in AMOUNTS or is_amount else datetime if name in INSTANTS or is_instant else None)
+    return sorted_rows(tuple(map(_text, kinds, row)) for row in found)
 
 
-def _text(name: str, cell: str | None) -> str | None:
+def _text(kind: type | None, cell: str | None) -> str | None:
     """The canonical text of a cell; what has none (infinity, a year before Christ) stays as the database writes it."""
     try:
-        if cell is not None and name in AMOUNTS:
+        if cell is not None and kind is Decimal:
             return canonical_decimal(Decimal(cell))
-        if cell is not None and name in INSTANTS:
+        if cell is not None and kind is datetime:
             instant = datetime.fromisoformat(cell)
             return canonical_time(instant if instant.tzinfo else instant.replace(tzinfo=UTC))
     except (ValueError, InvalidOperation):

@@ -46,7 +46,6 @@ UNREAD: Mapping[str, Any] = {
     "state": None,
     "plan_digest": None,
     "cells": None,
-    "stamps": None,
     "audit": {"count": None, "sha256": None},
     "orders": {"count": None, "sha256": None},
     "approvals": None,
@@ -69,7 +68,7 @@ def write_record(folder: Path, work: Workspace, profile_id: str, batch_id: str) 
             facts, files = _read(connection, work, profile_id, batch_id)
         run |= facts | {"error": None}
     except ReconError as error:
-        run |= dict(UNREAD) | {"error": f"{error.code}: {error.message}"}
+        run |= dict(UNREAD) | {"error": f"the database could not be read when it had ended: {error.code}"}
     for name, data in files.items():
         (folder / name).write_bytes(data)
     (folder / RUN).write_bytes(json_bytes(run))

@@ -145,7 +145,7 @@ def test_a_database_that_cannot_be_read_is_said_and_hides_nothing(incident, tmp_
     opened = Opened(Stage.DRY_RUN, incident.profile, incident.batch, work, None)
     assert opened.run().verdict is Verdict.DONE
     run = json.loads((tmp_path / "record" / "run.json").read_text())
-    assert run["error"].startswith("database_error: ")
+    assert run["error"] == "the database could not be read when it had ended: database_error"
     assert (run["audit"], run["orders"], run["read_at"]) == (
         {"count": None, "sha256": None}, {"count": None, "sha256": None}, None,
     )  # fmt: skip

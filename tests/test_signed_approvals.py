@@ -445,7 +445,7 @@ def test_a_kept_approval_that_somebody_else_signed_is_not_the_approvers(tmp_path
     kept.write_text(json.dumps({"action": "apply", "by": ALICE, "items": [], "acknowledgements": {}}))
     signature = kept.with_name("approval.json.sig")
     for key, ok, said in (
-        (keys.bob, False, f"it is '{BOB}' who signed, and '{ALICE}' who approved."),
+        (keys.bob, False, f"it is '{BOB}' who signed, and '{ALICE}' who approved"),
         (keys.alice, True, f"approval.json: signed by {ALICE}"),
     ):
         signature.write_text(sign(kept.read_bytes(), key, PLAN))

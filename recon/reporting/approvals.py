@@ -62,7 +62,7 @@ def approvals_check(
         ]
     good = "; ".join(f"{', '.join(names)}: {what}" for what, names in told.items())
     used = going_by(allowed_signers) if wrong or good else ""
-    return Check("approvals", not wrong, (" ".join(wrong) or good or "no approval was kept") + used)
+    return Check("approvals", not wrong, (" ".join(wrong).removesuffix(".") or good or "no approval was kept") + used)
 
 
 def _document(path: Path) -> dict[str, Any] | None:

@@ -69,10 +69,10 @@ def signature_check(
         told, wrong = _signatures(folder, last, allowed_signers)
     is_signed = last is not None and last.is_statement and (folder / SIGNATURE).is_file()
     if is_required and not wrong and (allowed_signers is None or not is_signed):
+        name_them = "" if allowed_signers else "name whose signatures count with RECON_ALLOWED_SIGNERS, and "
         wrong.append(
-            f"expected a signature of {MANIFEST} by one of the allowed signers, found: {'; '.join(told)}. Name whose "
-            "signatures count with RECON_ALLOWED_SIGNERS, and sign with `recon sign`; if it was signed before, find "
-            "out who took the signature away"
+            f"expected a signature of {MANIFEST} by one of the allowed signers, found: {'; '.join(told)}. To sign, "
+            f"{name_them}run `recon sign`; if it was signed before, find out who took the signature away"
         )
         told = []
     return Check("signature", not wrong, "; ".join([*wrong, *told]) + going_by(allowed_signers))

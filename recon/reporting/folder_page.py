@@ -1,4 +1,4 @@
-"""index.html of a report folder: every run, and how the batch stood when the last of them had ended.
+"""index.html of a report folder: every run, and how the batch stood after the last whose record could be read.
 
 The manifest holds the page's digest, so a signature of the manifest comes later, and the page cannot tell of it. Reads
 only; the same folder gives the same bytes.
@@ -27,7 +27,7 @@ def folder_page(folder: Path, manifest: Manifest) -> bytes:
     last = _last_record(manifest)
     approvals = list(_approvals(folder, manifest, last)) if last else []
     state = last and manifest.facts(last)["state"]
-    values = {"manifest": manifest, "runs": list(_rows(manifest)), "state": state, "approvals": approvals}
+    values = {"manifest": manifest, "runs": list(_rows(manifest)), "last": last, "state": state, "approvals": approvals}
     return fill("folder.html.j2", **values, css=PAGE_CSS + CSS).encode()
 
 

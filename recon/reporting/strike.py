@@ -16,6 +16,9 @@ if TYPE_CHECKING:
 PASSWORD = re.compile(r"://[^:@/]*:([^@]*)@|[?&]password=([^&]*)")
 """The password in a URL as it is written there, whether or not the rest is well-formed."""
 
+MARK = "***"
+"""What stands where a secret stood."""
+
 QUOTED = 4
 """A password of fewer characters is not struck out where it merely stands in quotes: a name may be the same."""
 
@@ -23,15 +26,28 @@ QUOTED = 4
 def struck_json(text: str, settings: Settings) -> str:
     """A JSON text with every known secret struck out."""
     for secret in secrets(settings):
-        text = text.replace(json.dumps(secret, ensure_ascii=False)[1:-1], "***")
+        text = text.replace(json.dumps(secret, ensure_ascii=False)[1:-1], MARK)
     return text
 
 
 def struck_csv(text: str, settings: Settings) -> str:
-    """The same of a CSV text in which every value is quoted."""
+    """The same of a CSV text in which every value is quoted; the names of its columns stay."""
+    columns, end, rows = text.partition("\n")
     for secret in secrets(settings):
-        text = text.replace(secret.replace('"', '""'), "***")
+        rows = rows.replace(secret.replace('"', '""'), MARK)
+    return columns + end + rows
+
+
+def struck_text(text: str, settings: Settings) -> str:
+    """The same of any other text."""
+    for secret in secrets(settings):
+        text = text.replace(secret, MARK)
     return text
+
+
+def is_struck_of(struck: str, text: str) -> bool:
+    """Whether a text may be the one out of which secrets were struck; what was struck cannot be compared."""
+    return re.fullmatch(".*".join(map(re.escape, struck.split(MARK))), text, re.DOTALL) is not None
 
 
 def secrets(settings: Settings) -> list[str]:
