@@ -109,7 +109,8 @@ def _principals(arguments: Sequence[str]) -> tuple[list[str], subprocess.Complet
 def fingerprint(signature: str) -> str | None:
     """Which key an armoured signature names, as `ssh-keygen -l` writes it; None when it is no signature.
 
-    Of a certificate it is that of the certificate itself, not of the key in it. Whether the signature holds, and whose the key is, is for `signer` to say.
+    Of a certificate it is that of the certificate itself, not of the key in it. Whether the signature holds, and whose
+    the key is, is for `signer` to say.
     """
     lines = signature.strip().splitlines()
     try:
