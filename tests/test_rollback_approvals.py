@@ -114,7 +114,8 @@ def test_a_rollbacks_approval_expires(incident: Incident, keys: Keys) -> None:
     assert refused.code == "approval_expired"
     said = refused.message or ""
     assert said.startswith(f"The approval of the rollback of batch {incident.batch} expired at ")
-    assert said.endswith(f". Approve it again: recon approve --rollback --batch-id {incident.batch} --by NAME --key PATH")
+    again = f"recon approve --rollback --batch-id {incident.batch} --by NAME --key PATH"
+    assert said.endswith(f". Approve it again: {again}")
     incident.approve_rollback(by=BOB, key=keys.bob, work=late)
     assert incident.run("rollback", work=late).verdict is Verdict.DONE
 
