@@ -87,10 +87,11 @@ def require_valid(
     document = document or {}
     _require_of(document, action, batch, key=settings.recon_require_signature)
     if now >= datetime.fromisoformat(document["expires_at"]):
+        again = batch.approve_command(rollback=action is Action.ROLLBACK, key=settings.recon_require_signature)
         raise Refused(
             "approval_expired",
-            f"The approval expired at {document['expires_at']}; it is now {canonical_time(now)}. Approve again, or run "
-            "dry-run again first.",
+            f"The approval of {_what(action)} of batch {batch.batch_id} expired at {document['expires_at']}; it is now "
+            f"{canonical_time(now)}. Approve it again: {again}",
         )
     require_ready(document["by"], batch, settings, signed=document.get("signature") is not None)
     return _verified(document, settings, now)
@@ -127,9 +128,13 @@ def _require_of(document: Mapping[str, Any], action: Action, batch: Batch, *, ke
     is_rollback = action is Action.ROLLBACK
     raise Refused(
         "rollback_not_approved" if is_rollback else "not_approved",
-        f"Expected an approval of {'the rollback' if is_rollback else 'the plan'} of batch {batch.batch_id}, found "
-        f"{found}. Approve it: {batch.approve_command(rollback=is_rollback, key=key)}",
+        f"Expected an approval of {_what(action)} of batch {batch.batch_id}, found {found}. Approve it: "
+        f"{batch.approve_command(rollback=is_rollback, key=key)}",
     )
+
+
+def _what(action: Action) -> str:
+    return "the rollback" if action is Action.ROLLBACK else "the plan"
 
 
 def _is_whole(document: Mapping[str, Any]) -> bool:

@@ -8,7 +8,7 @@ equality on profile_id.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from decimal import Decimal
@@ -20,7 +20,7 @@ from sqlalchemy.engine import Connection
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.schema import CreateIndex, CreateTable
 
-from recon.database import first_line, is_passing
+from recon.database import INSUFFICIENT_PRIVILEGE, first_line, is_passing, sqlstate
 from recon.domain import BACKFILL_PREFIX, Decision, Item, Reason
 from recon.doors.append_only import BODY, EMPTY_TYPE, ROW_TYPE, append_only_statements
 from recon.errors import Refused
@@ -147,10 +147,18 @@ def is_append_only(connection: Connection) -> bool:
     return bool(connection.execute(query, {"body": BODY, "row": ROW_TYPE, "empty": EMPTY_TYPE}).scalar_one())
 
 
-def check_writable(connection: Connection, batch_id: str, profile_id: str, symbol: str, trade_id: str | None) -> None:
+def check_writable(
+    connection: Connection,
+    batch_id: str,
+    profile_id: str,
+    symbol: str,
+    trade_id: str | None,
+    grants: Sequence[str] = (),
+) -> None:
     """Prove in a savepoint that an audit row of the trade can be written, then take it back; writes nothing.
 
-    Raises `Refused` (audit_unavailable), runbook section 6.
+    `grants` are those that drawing its id from a sequence lacks. Raises `Refused` (audit_unavailable), runbook
+    section 6.
     """
     savepoint = connection.begin_nested()
     try:
@@ -161,10 +169,11 @@ def check_writable(connection: Connection, batch_id: str, profile_id: str, symbo
     except DBAPIError as error:
         if is_passing(error):
             raise
+        helps = "Run `recon init`, or grant INSERT on reconciliation_backfill_audit."
+        if grants and sqlstate(error) == INSUFFICIENT_PRIVILEGE:
+            helps = f"Run `{'; '.join(grants)}`."
         raise Refused(
-            "audit_unavailable",
-            f"The audit table cannot be written ({str(error.orig).splitlines()[0]}). Run `recon init`, or grant INSERT "
-            "on reconciliation_backfill_audit.",
+            "audit_unavailable", f"The audit table cannot be written ({str(error.orig).splitlines()[0]}). {helps}"
         ) from error
     finally:
         savepoint.rollback()

@@ -142,9 +142,13 @@ class Batch:
             return None
 
     def approve_command(self, *, rollback: bool = False, key: bool = False) -> str:
-        """The command that approves the plan, or a rollback; with a key where approvals are signed."""
+        """The command that approves the plan, or a rollback; with a key where approvals are signed.
+
+        Of a plan it also shows how trades are acknowledged, where one must be: without that it is refused.
+        """
         what = " --rollback" if rollback else ""
-        return f"recon approve{what} --batch-id {self.batch_id} --by NAME{' --key PATH' if key else ''}"
+        naming = " --acknowledge TRADE_ID=WHY" if self.needs_acknowledgement and not rollback else ""
+        return f"recon approve{what} --batch-id {self.batch_id} --by NAME{' --key PATH' if key else ''}{naming}"
 
     @property
     def needs_acknowledgement(self) -> bool:
@@ -164,6 +168,13 @@ class Batch:
         except (KeyError, TypeError, ValueError):
             return False
 
+    def _has_expired(self, now: datetime | None) -> bool:
+        """Whether the plan's approval has ended, or does not say when it does; not known without `now`."""
+        try:
+            return now is not None and now >= datetime.fromisoformat((self.approval or {})["expires_at"])
+        except (KeyError, TypeError, ValueError):
+            return True
+
     def next_command(self, reports: Path | None = None, *, key: bool = False, now: datetime | None = None) -> str:
         """The sentence that `recon status` prints: what to run next, as a shell takes it.
 
@@ -177,12 +188,12 @@ class Batch:
         if self.state in (State.APPLIED, State.VALIDATED, State.SIGNED) and self.rollback_is_approved(now):
             return f"Next: recon run rollback {which}"
         plan = f"recon run dry-run {which}"
-        naming = " --acknowledge TRADE_ID=WHY" if self.needs_acknowledgement else ""  # as it stands, it is refused
+        approve = self.approve_command(key=key)
         commands = {
             None: f"recon run detect {which}",
             State.DETECTED: plan,
-            State.PLANNED: self.approve_command(key=key) + naming if self.can_be_approved else plan,
-            State.APPROVED: f"recon run apply {which}",
+            State.PLANNED: approve if self.can_be_approved else plan,
+            State.APPROVED: approve if self._has_expired(now) else f"recon run apply {which}",
             State.APPLIED: f"recon run validate {which}",
             State.VALIDATED: sign_command(self.batch_id),
             State.SIGNED: f"recon verify {shlex.quote(str(reports / self.batch_id))}"

@@ -75,7 +75,7 @@ def init_command(print_only: bool, roles: bool) -> None:
     """Create recon's own tables beside `orders`. An existing audit table gets the columns that it lacks.
 
     With --roles, PostgreSQL itself refuses whatever is not in an approved plan. That takes a superuser, or a user that
-    may create roles and owns `orders`; --print gives the SQL for one, as one transaction.
+    may create roles and owns `orders` and its schema; --print gives the SQL for one, as one transaction.
     """
     with transaction(open_workspace().engine) as connection:
         if roles:
@@ -247,7 +247,8 @@ def verify_command(directory: Path, allowed_signers: Path | None, require_signat
     With it: the batch, each of its audit rows and each of its rows in orders are as reported and recorded. A folder
     that does not hold by itself is not held against the database.
 
-    Each failure names the file or the row. Exit status: 0 all checks hold, 1 one does not, 2 FILE cannot be read.
+    Each failure names the file or the row. Exit status: 0 all checks hold, 1 one does not, 2 there is no DIR, or
+    FILE or that of RECON_ALLOWED_SIGNERS cannot be read.
     """
     settings = load_settings()
     allowed = allowed_signers or settings.recon_allowed_signers

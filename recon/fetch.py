@@ -25,6 +25,7 @@ from recon.stages.gather import wanted
 from recon.venues import Exchange
 from recon.venues.archive import coverage_document, write_statement
 from recon.venues.base import Paged
+from recon.wording import count
 from recon.workspace import Workspace, reflect
 
 
@@ -54,10 +55,10 @@ class Fetched:
     def lines(self) -> list[str]:
         """The same for people: the numbers, then everything that limits them, and the folder last."""
         told = self.snapshot
-        legs = "positions unknown" if told.positions is None else f"{len(told.positions)} legs"
-        orders = "open orders not checked" if told.open_orders is None else f"{len(told.open_orders)} open orders"
+        legs = "positions unknown" if told.positions is None else count(len(told.positions), "leg")
+        orders = "open orders not checked" if told.open_orders is None else count(len(told.open_orders), "open order")
         return [
-            f"fetched: {len(told.fills)} fills, {legs}, {orders} (profile {self.profile_id}, {told.source})",
+            f"fetched: {count(len(told.fills), 'fill')}, {legs}, {orders} (profile {self.profile_id}, {told.source})",
             f"  from {canonical_time(told.window.start)} to {canonical_time(told.window.end)}",
             *(f"  gap: {_span(gap)}: {gap.why}" for gap in told.gaps),
             *(f"  doubt: {doubt.symbol}: {doubt.reason}: {doubt.why}" for doubt in told.doubts),

@@ -120,8 +120,11 @@ class Settings(BaseSettings):
     @classmethod
     def _is_unlike_a_word(cls, value: SecretStr | None) -> SecretStr | None:
         """A secret that may be a word of a report would take that word out of it, wherever it stands."""
-        if value is not None and len(value.get_secret_value()) < SHORTEST_SECRET:
-            raise ValueError(f"expected a secret of at least {SHORTEST_SECRET} characters, found a shorter one")
+        if value is not None and len(value.get_secret_value().strip()) < SHORTEST_SECRET:
+            raise ValueError(
+                f"expected a secret of at least {SHORTEST_SECRET} characters, blanks around it not counted, found a "
+                "shorter one"
+            )
         return value
 
     @model_validator(mode="before")
@@ -173,7 +176,8 @@ def load_settings() -> Settings:
         settings = Settings(_env_file=root / ".env")  # type: ignore[call-arg]
     except ValidationError as error:
         problems = "; ".join(
-            f"{str(problem['loc'][0]).upper()}: {problem['msg']}" if problem["loc"] else problem["msg"]
+            "".join(f"{str(name).upper()}: " for name in problem["loc"][:1])
+            + problem["msg"].removeprefix("Value error, ")
             for problem in error.errors(include_input=False, include_url=False)
         )
         raise UsageError("settings_invalid", f"These settings do not parse: {problems}. Correct them.") from None

@@ -8,6 +8,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import os
+import re
 import shutil
 import subprocess
 from collections.abc import Sequence
@@ -27,6 +28,13 @@ SECONDS = 60
 """How long ssh-keygen may take where nobody can answer it; an agent or a key in hardware may wait for a touch."""
 
 _PATTERN = frozenset("*?!")
+
+_QUOTED = re.compile(rb'"(?:\\"|[^"])*"')
+
+_FIELDS = re.compile(
+    rb'\s*(?:"(?P<quoted>[^"]*)"|(?P<plain>[^\s"]\S*))\s*(?P<options>(?:\\"|' + _QUOTED.pattern + rb'|[^\s"])*)'
+)
+"""The principals of a line and the field after them: options, or else the kind of the key."""
 
 
 def sign(data: bytes, key: Path, namespace: str) -> str:
@@ -90,13 +98,15 @@ def signer(data: bytes, signature: str, namespace: str, allowed_signers: Path, *
 def _names(line: bytes) -> bool:
     """Whether a line of the file gives a name, not patterns alone: ssh-keygen stops at the first line of a key.
 
-    One of a certificate authority may give patterns: the certificate gives the name.
+    One of a certificate authority may give patterns: the certificate gives the name. That option is read as ssh-keygen
+    reads it, in any case of letters, and nowhere but among the options.
     """
-    text = line.strip()
-    quoted = text.startswith(b'"')
-    given = text[1:].partition(b'"')[0] if quoted else b"".join(text.split()[:1])
-    names = given.decode(errors="replace").split(",")
-    return b"cert-authority" in text or not all(_PATTERN & set(name) for name in names)
+    found = _FIELDS.match(line)
+    if found is None:
+        return True
+    names = (found["quoted"] or found["plain"] or b"").decode(errors="replace").split(",")
+    options = _QUOTED.sub(b"", found["options"]).lower().split(b",")
+    return b"cert-authority" in options or not all(_PATTERN & set(name) for name in names)
 
 
 def _principals(arguments: Sequence[str]) -> tuple[list[str], subprocess.CompletedProcess[bytes]]:

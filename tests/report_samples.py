@@ -68,7 +68,7 @@ def dry_run(*items: Item, verdict: Verdict = Verdict.GO, rows: int = 2) -> Stage
         plan_digest="ab" * 32,
         checks=(
             Check("paused", True, "PAUSED"),
-            Check("no_no_go", verdict is Verdict.GO, "Expected none, found some."),
+            Check("no_target_is_no_go", verdict is Verdict.GO, "Expected none, found some."),
         ),
         counts={"NO_GO": 1, "DRY_RUN": 2},
         items=items,

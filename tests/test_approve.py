@@ -146,6 +146,10 @@ def test_an_expired_approval_is_refused_and_may_be_renewed(incident: Incident) -
     end = NOW + timedelta(hours=24)
     result = incident.run("apply", work=incident.work(now=end))
     assert (result.verdict, result.code) == (Verdict.NO_GO, "approval_expired")
+    assert result.message == (
+        f"The approval of the plan of batch {incident.batch} expired at 2026-03-03T12:00:00.000000Z; it is now "
+        f"2026-03-03T12:00:00.000000Z. Approve it again: recon approve --batch-id {incident.batch} --by NAME"
+    )
     assert incident.everything() == before
     incident.approve(work=incident.work(now=end))
     assert (

@@ -241,6 +241,19 @@ def test_a_rollback_that_is_approved_is_next_until_it_expires(state: State) -> N
     assert said(given, NOW + timedelta(days=1)) == Batch("b-7", "p-7", state).next_command()
 
 
+@pytest.mark.parametrize("expires", ["2026-03-02T12:00:00.000000Z", "soon", None])
+def test_an_approval_that_expired_is_given_again(expires: str | None) -> None:
+    plan = {"targets": [{"needs_acknowledgement": True}]}
+
+    def said(expires: str | None, now: datetime | None) -> str:
+        approved = Batch("b-7", "p-7", State.APPROVED, plan=plan, approval={"expires_at": expires})
+        return approved.next_command(key=True, now=now)
+
+    assert said(expires, NOW) == "Next: recon approve --batch-id b-7 --by NAME --key PATH --acknowledge TRADE_ID=WHY"
+    apply = "Next: recon run apply --profile-id p-7 --batch-id b-7"
+    assert said("2026-03-02T12:00:00.000001Z", NOW) == said(expires, None) == apply
+
+
 def test_what_a_validation_says_is_next_is_what_status_says() -> None:
     said = next_step(StageResult(Stage.VALIDATE, "p-7", "b-7", Verdict.DONE))
     command = Batch("b-7", "p-7", State.VALIDATED).next_command().removeprefix("Next: ")

@@ -160,6 +160,17 @@ def test_help_and_version_end_with_0(console) -> None:
     assert console.inside("--version") == Answer(0, "0.1.0\n", "")
 
 
+@pytest.mark.parametrize(
+    ("command", "said"),
+    [
+        ("init", "may create roles and owns `orders` and its schema;"),
+        ("verify", "2 there is no DIR, or FILE or that of RECON_ALLOWED_SIGNERS cannot be read."),
+    ],
+)
+def test_help_tells_the_whole_condition(console, command, said) -> None:
+    assert said in " ".join(console.inside(command, "--help").out.split())
+
+
 def test_an_argument_that_is_not_text_is_a_usage_error(console) -> None:
     process = console.start("run", "detect", "--profile-id", b"\xff\xfe", "--batch-id", "b")  # type: ignore[arg-type]
     assert "is not text" in console.finish(process).refused("usage", 2)

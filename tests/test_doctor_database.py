@@ -19,10 +19,13 @@ from examined import a_role, checks, failed, settings, url_of
 from incidents import EXTENDED, Incident, an_incident
 from pooler import pgbouncer
 
+from recon import batches
 from recon.database import connect, transaction
 from recon.doctor import RIGHTS, locks, server
-from recon.domain import Verdict
+from recon.domain import Reason, Verdict
 from recon.embedded import EmbeddedServer, start
+from recon.errors import Refused
+from recon.reporting.verdict import next_step
 
 NOON = datetime(2026, 3, 2, 12, tzinfo=UTC)
 OWN_RIGHTS = tuple(f"SELECT, INSERT, UPDATE ON {table}" for table in RIGHTS)
@@ -230,12 +233,54 @@ def test_a_dry_run_is_no_go_while_an_apply_could_not_draw_its_ids(ready, operato
     )  # fmt: skip
     [said] = [check.detail for check in refused.checks if not check.ok]
     assert said == f"1 row could be written for 1 target, if new ids could be drawn; run `{grant}`"
-    ready.approve(work=work)
-    assert "42501" in (ready.run("apply", work=work).message or ""), "the control"
+    assert "Put right what failed (candidates_present), then run the dry run again: " in next_step(refused)
+    with pytest.raises(Refused) as caught:
+        ready.approve(work=work)
+    assert (caught.value.code, "candidates_present" in caught.value.message) == ("dry_run_failed", True)
+    with transaction(ready.engine) as connection:
+        told = batches.load(connection, ready.batch).next_command()
+    assert told == f"Next: recon run dry-run --profile-id main --batch-id {ready.batch}"
     ready.sql(grant)
     assert ready.run("dry-run", work=work).verdict is Verdict.GO
     ready.approve(work=work)
+    ready.sql(grant.replace("GRANT", "REVOKE").replace(" TO ", " FROM "))
+    assert "42501" in (ready.run("apply", work=work).message or ""), "the control"
+    ready.sql(grant)
     assert ready.run("apply", work=work).verdict is Verdict.DONE
+
+
+def test_a_plan_that_only_reinstates_draws_no_id(ready, operator) -> None:
+    ready.sql("ALTER TABLE orders ADD COLUMN row_number bigserial")
+    ready.repair()
+    assert ready.run("rollback").verdict is Verdict.DONE
+    ready.batch = "incident-2"
+    work = replace(ready.work(), engine=connect(url_of(ready, operator)))
+    assert ready.run("detect", work=work).verdict is Verdict.DONE
+    planned = ready.run("dry-run", work=work)
+    assert (planned.verdict, [item.reason for item in planned.items]) == (Verdict.GO, [Reason.REINSTATE])
+    ready.approve(work=work)
+    assert ready.run("apply", work=work).verdict is Verdict.DONE
+
+
+def test_the_dry_run_names_the_grant_that_an_audit_row_lacks(ready, operator) -> None:
+    """A backend's own audit table with a serial id; without INSERT on the table the sequence would not help."""
+    audited, drawn = "reconciliation_backfill_audit", "reconciliation_backfill_audit_id_seq"
+    ready.sql(f"ALTER TABLE {audited} ADD COLUMN id bigserial")
+    work = replace(ready.work(), engine=connect(url_of(ready, operator)))
+    assert ready.run("detect", work=work).verdict is Verdict.DONE
+
+    def told() -> str:
+        [check] = [check for check in ready.run("dry-run", work=work).checks if check.name == "audit_writable"]
+        return check.detail
+
+    grant = f"GRANT USAGE ON SEQUENCE {drawn} TO {operator}"
+    lacking = "The audit table cannot be written (permission denied for {{}}). {{}}"
+    assert told() == lacking.format(f"sequence {drawn}", f"Run `{grant}`.")
+    ready.sql(f"REVOKE INSERT ON {audited} FROM {operator}")
+    assert told() == lacking.format(f"table {audited}", f"Run `recon init`, or grant INSERT on {audited}.")
+    ready.sql(f"GRANT INSERT ON {audited} TO {operator}")
+    ready.sql(grant)
+    assert told().startswith("an audit row was written in a savepoint")
 
 
 def test_row_level_security_without_a_policy_stops_a_repair(ready, operator) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import uuid
 from collections.abc import Callable, Iterator
@@ -15,7 +16,7 @@ from console import Console, clean_environment
 from doors.people import LOGIN_OF, as_login, make_people
 from incidents import EXTENDED, Incident, refusal
 from test_orders import ODD, SEARCH_PATH, SHAPES, repair_and_take_back
-from test_readme import blocks
+from test_readme import README, blocks
 
 from recon import batches
 from recon.batches import Action
@@ -169,12 +170,16 @@ def test_what_print_gives_makes_the_same_doors(guarded: Incident) -> None:
     assert definitions(guarded) == made
 
 
-def psql(engine: sa.Engine, script: str) -> str:
-    """Run a script as `psql -f` does, which goes on after an error; returns what it complains of."""
+def psql(engine: sa.Engine, script: str, *options: str, status: int = 0) -> str:
+    """Run a script as `psql -f` does, which goes on after an error and ends with 0, unless options say otherwise.
+
+    Returns what it complains of.
+    """
     program = _wheel_programs() / "psql"
     url = engine.url.set(drivername="postgresql").render_as_string(hide_password=False)
-    command = [str(program), "--no-psqlrc", "--quiet", "--file=-", url]
-    ran = subprocess.run(command, input=script, capture_output=True, text=True, check=True, env=clean_environment())
+    command = [str(program), "--no-psqlrc", "--quiet", *options, "--file=-", url]
+    ran = subprocess.run(command, input=script, capture_output=True, text=True, env=clean_environment())
+    assert ran.returncode == status, ran.stderr
     return "\n".join(line for line in ran.stderr.splitlines() if "NOTICE" not in line)
 
 
@@ -196,6 +201,23 @@ def test_psql_makes_what_print_gives_all_or_nothing(guarded: Incident, maker: Ca
     assert definitions(guarded) == bare != made
     assert psql(guarded.engine, f"SET search_path TO pg_catalog;\n{printed.out}") == ""
     assert definitions(guarded) == made
+
+
+def test_psql_tells_that_it_failed_as_the_manual_says_and_what_is_printed_again_succeeds(incident: Incident) -> None:
+    """The script makes tables that are then there, so it fails when it is run a second time."""
+    [options] = re.findall(r"`psql (.+) -f FILE`", README)
+    incident.create_table(own_tables=False)
+
+    def printed() -> str:
+        return by_hand(incident, incident.engine.url.username or "").inside("init", "--roles", "--print").out
+
+    script = printed()
+    assert psql(incident.engine, script, *options.split()) == ""
+    made = definitions(incident)
+    assert "already exists" in psql(incident.engine, script, *options.split(), status=3)
+    assert "already exists" in psql(incident.engine, script), "the control: it ends with 0"
+    assert psql(incident.engine, printed(), *options.split()) == ""
+    assert definitions(incident) == made
 
 
 @pytest.fixture

@@ -53,7 +53,7 @@ def test_it_says_what_was_fetched_and_writes_a_statement_folder(console, profile
     answer = fetched(console, profile, tmp_path / "out")
     assert (answer.status, answer.err) == (0, "")
     lines = answer.out.splitlines()
-    assert lines[0].startswith(f"fetched: 2 fills, 0 legs, 0 open orders (profile {profile}, statement:")
+    assert lines[0].startswith(f"fetched: 2 fills, no legs, no open orders (profile {profile}, statement:")
     assert lines[1].startswith("  from ")
     assert lines[-1] == f"  folder: {tmp_path / 'out'}"
     assert names(tmp_path / "out") == FILES
@@ -73,7 +73,7 @@ def test_what_is_unknown_is_said_and_has_no_file(place, tmp_path) -> None:
     incident.positions = incident.open_orders = None
     incident.write_statement()
     answer = fetched(console, "fetch-unknown", tmp_path / "out")
-    assert answer.out.startswith("fetched: 1 fills, positions unknown, open orders not checked (")
+    assert answer.out.startswith("fetched: 1 fill, positions unknown, open orders not checked (")
     assert "  note: Positions are unknown" in answer.out
     assert names(tmp_path / "out") == ["fills.csv", "statement.json"]
     told = fetched(console, "fetch-unknown", tmp_path / "again", "--json").json

@@ -323,7 +323,7 @@ def test_a_plan_made_live_can_be_made_from_its_evidence_without_the_venue(place,
         first = planned(live, "kept-live", "kept-live-1")
         answer = live.inside("fetch", "--profile-id", "kept-live", "--out", str(tmp_path / "out"))
         assert answer.status == 0, answer
-        assert answer.out.startswith("fetched: 2 fills, 1 legs, 1 open orders (profile kept-live, ccxt:alpaca)\n")
+        assert answer.out.startswith("fetched: 2 fills, 1 leg, 1 open order (profile kept-live, ccxt:alpaca)\n")
         assert server.writes == []
     kept = place.reports / "kept-live-1" / "evidence" / "02_dry_run"
     assert json.loads((kept / "statement.json").read_text())["coverage"]["pages"]

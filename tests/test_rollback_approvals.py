@@ -110,7 +110,12 @@ def test_a_rollbacks_approval_expires(incident: Incident, keys: Keys) -> None:
     applied(incident, keys)
     incident.approve_rollback(by=BOB, key=keys.bob, work=strict(incident, keys))
     late = strict(incident, keys, now=NOW + timedelta(hours=24))
-    assert unchanged(incident, "rollback", late).code == "approval_expired"
+    refused = unchanged(incident, "rollback", late)
+    assert refused.code == "approval_expired"
+    said = refused.message or ""
+    assert said.startswith(f"The approval of the rollback of batch {incident.batch} expired at ")
+    again = f"recon approve --rollback --batch-id {incident.batch} --by NAME --key PATH"
+    assert said.endswith(f". Approve it again: {again}")
     incident.approve_rollback(by=BOB, key=keys.bob, work=late)
     assert incident.run("rollback", work=late).verdict is Verdict.DONE
 

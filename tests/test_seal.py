@@ -158,7 +158,7 @@ def test_the_console_names_every_failed_check_and_counts_every_reason() -> None:
     assert console_text(result_json(result, "reports/batch-1/02_dry_run.ipynb")).splitlines() == [
         "dry-run: NO_GO (profile demo, batch batch-1)",
         f"  plan digest {'ab' * 32}",
-        "  check failed: no_no_go: Expected none, found some.",
+        "  check failed: no_target_is_no_go: Expected none, found some.",
         "  DRY_RUN fill_evidence: 2",
         "  NO_GO exchange_not_flat: 1",
         "  report: reports/batch-1/02_dry_run.ipynb",

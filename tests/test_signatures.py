@@ -118,11 +118,24 @@ def test_a_pattern_does_not_widen_what_the_line_with_the_name_allows(tmp_path: P
     assert signer(DATA, sign(DATA, key, REPORT), REPORT, allowed) == "alice"
 
 
-def test_a_certificate_names_who_signed_where_the_file_gives_a_pattern(tmp_path: Path, key: Path) -> None:
+@pytest.mark.parametrize("options", ["", f'namespaces="{PLAN}"', 'namespaces="recon-*,cert-authority"'])
+def test_a_word_elsewhere_makes_no_certificate_authority(tmp_path: Path, key: Path, options: str) -> None:
+    """Such a line of a pattern names nobody, and is passed over."""
+    allowed = allow(tmp_path, f"* {options}", "alice", key=key)
+    allowed.write_text(allowed.read_text().replace("\n", " of the cert-authority\n", 1))
+    assert signer(DATA, sign(DATA, key, PLAN), PLAN, allowed) == "alice"
+
+
+@pytest.mark.parametrize(
+    "line",
+    ["* cert-authority", "*@example.com CERT-AUTHORITY", f'"*@example.com"  namespaces="{PLAN}",Cert-Authority',
+     f'*@example.com cert-authority,namespaces="{PLAN}"'],
+)  # fmt: skip
+def test_a_certificate_names_who_signed_where_the_file_gives_a_pattern(tmp_path: Path, key: Path, line: str) -> None:
     authority = make_key(tmp_path / "authority")
     command = ["ssh-keygen", "-q", "-s", str(authority), "-I", "x", "-n", "alice@example.com", f"{key}.pub"]
     subprocess.run(command, check=True)
-    allowed = allow(tmp_path, "*@example.com cert-authority", key=authority)
+    allowed = allow(tmp_path, line, key=authority)
     assert signer(DATA, sign(DATA, Path(f"{key}-cert.pub"), PLAN), PLAN, allowed) == "alice@example.com"
 
 

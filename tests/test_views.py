@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 from report_samples import AT, NASTY, TABLE_NAMES, against, done, dry_run, item, refused, table
 
-from recon.domain import Grade, Reason, Stage, Table, Verdict
+from recon.domain import Check, Grade, Item, Reason, Stage, Table, Verdict
 from recon.reporting.figures import coverage, coverage_figure
 from recon.reporting.markup import CSS
 from recon.reporting.prose import closing
@@ -117,7 +117,7 @@ def test_checks_say_what_failed_and_items_which_rows_are_planned() -> None:
         item("a", Reason.FILL_EVIDENCE, "6", Grade.FIFO), against("b", Reason.EXCHANGE_NOT_FLAT), verdict=Verdict.NO_GO
     )
     checks, items = repr(checks_view(result)), repr(items_view(result))
-    assert re.search(r"^no_no_go +FAILED +Expected none, found some\.$", checks, re.MULTILINE)
+    assert re.search(r"^no_target_is_no_go +FAILED +Expected none, found some\.$", checks, re.MULTILINE)
     assert re.search(r"^a +BTC/USD +sell +DRY_RUN +fill_evidence +fifo +6 +61250.12 ", items, re.MULTILINE)
     assert "(1 row)" in items
 
@@ -151,6 +151,22 @@ def test_a_no_go_counts_the_trades_that_need_a_word() -> None:
     assert to_acknowledge(result) == ["dust", "held"]
     assert "Settle what stands against 1 trade below and run" in next_step(result)
     assert "acknowledge each of them, and 1 trade of which only dust is open, by name: " in next_step(result)
+
+
+def test_a_check_that_failed_is_put_right_not_acknowledged() -> None:
+    """With a trade against the batch too, and without; a plan without a row is not offered for approval either."""
+    row, held = item("a", Reason.FILL_EVIDENCE, "6", Grade.EXACT), against("held", Reason.EXCHANGE_NOT_FLAT)
+    again = "`recon run dry-run --profile-id demo --batch-id batch-1`. It cannot be approved as it stands."
+
+    def said(*items: Item, failed: str) -> str:
+        return next_step(replace(dry_run(*items, verdict=Verdict.NO_GO), checks=(Check(failed, False, "why"),)))
+
+    put = "Put right what failed (candidates_present)"
+    assert said(row, failed="candidates_present") == f"{put}, then run the dry run again: {again}"
+    settle = "settle what stands against 1 trade below, then run the dry run again"
+    assert said(row, held, failed="candidates_present") == f"{put}, {settle}: {again}"
+    assert said(held, failed="candidates_present") == f"{settle.capitalize()}: {again}"
+    assert said(held, failed="orders_unchanged") == f"Put right what failed (orders_unchanged), {settle}: {again}"
 
 
 def test_what_concerns_the_whole_batch_is_not_offered_for_acknowledgement() -> None:

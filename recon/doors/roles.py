@@ -117,9 +117,10 @@ def _check_owner(connection: Connection) -> None:
 
 
 def role_script(connection: Connection) -> list[str]:
-    """`role_statements` as one transaction for `psql -f`, under a comment that says what it is for; reads only.
+    """`role_statements` as one transaction for psql, under a comment that says what it is for; reads only.
 
-    It takes the search path of this connection with it, and so the same tables. Raises what `role_statements` raises.
+    psql needs ON_ERROR_STOP to tell by its exit status that it failed. The script takes the search path of this
+    connection with it, and so the same tables. Raises what `role_statements` raises.
     """
     statements = role_statements(connection)
     own, theirs = _schemas(connection)

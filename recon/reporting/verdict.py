@@ -93,6 +93,14 @@ def _settle(result: StageResult) -> str:
     if any(item.reason in BATCH_REASONS for item in result.items):
         return "Settle what stands against the whole batch, then run the dry run again; it cannot be acknowledged."
     against = {item.trade_id for item in result.items if item.decision is Decision.NO_GO}
+    writes = any(item.writes for item in result.items)
+    told = ["no_target_is_no_go", *(["candidates_present"] if against and not writes else [])]
+    failed = [check.name for check in result.checks if not check.ok and check.name not in told]
+    settle = [f"put right what failed ({', '.join(failed)})"] if failed else []
+    settle += [f"settle what stands against {count(len(against), 'trade')} below"] if against else []
+    if failed or not writes:
+        first = ", ".join(settle).capitalize()
+        return f"{first}, then run the dry run again: `{_command('run', result)}`. It cannot be approved as it stands."
     dust = len(to_acknowledge(result)) - len(against)
     also = f", and {count(dust, 'trade')} of which only dust is open," if dust else ""
     return (

@@ -138,7 +138,8 @@ def _released(plan: Mapping[str, Any], given: Mapping[str, str]) -> tuple[Item, 
     if plan.get("failed_checks"):
         raise Refused(
             "dry_run_failed",
-            f"The dry run failed its own checks: {', '.join(plan['failed_checks'])}. Run dry-run again.",
+            f"The dry run failed its own checks: {', '.join(plan['failed_checks'])}. Put right "
+            "what its report says of them, then run dry-run again.",
         )
     missing = [
         target for target in plan["targets"] if target["needs_acknowledgement"] and target["trade_id"] not in given

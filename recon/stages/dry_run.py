@@ -24,7 +24,8 @@ from recon.wording import count
 from recon.workspace import Workspace, reflect
 
 PROOFS = ("quantities_rest_on_fills", "reading_wrote_nothing", "orders_unchanged")
-"""Checks that no acknowledgement answers: while one fails, the dry run cannot be approved."""
+"""Checks that no acknowledgement answers: while one fails, the dry run cannot be approved. So is a plan with rows that
+fails `candidates_present`, since an apply could not insert them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +37,7 @@ class _Reading:
     trade_digests: Mapping[str, str]
     transaction_id: str | None
     closed: Sequence[str]
-    """The grants that an apply lacks to draw new ids."""
+    """The grants that an insert into orders lacks to draw new ids."""
 
 
 def dry_run(work: Workspace, profile_id: str, batch_id: str) -> StageResult:
@@ -86,7 +87,8 @@ def _audit_trouble(work: Workspace, batch_id: str, facts: Facts) -> str | None:
     symbol, trade_id = next(((row.symbol, row.trade_id) for row in facts.rows if row.trade_id), ("", None))
     try:
         with transaction(work.engine) as connection:
-            audit.check_writable(connection, batch_id, facts.profile_id, symbol, trade_id)
+            closed = closed_sequences(connection, audit.audit_table.name)
+            audit.check_writable(connection, batch_id, facts.profile_id, symbol, trade_id, closed)
     except Refused as refusal:
         return refusal.message
     return None
@@ -136,8 +138,9 @@ def _record(
             )
         after = reflect(connection, plan.profile_id).digest(connection, plan.profile_id)
         checks = (*checks, _unchanged(reading.digest, after))
+        proofs = (*PROOFS, "candidates_present") if plan.rows_to_write else PROOFS
         stored = plan_record(plan, snapshot, reading.trade_digests) | {
-            "failed_checks": [check.name for check in checks if check.name in PROOFS and not check.ok],
+            "failed_checks": [check.name for check in checks if check.name in proofs and not check.ok],
             "planned_by": work.actor,
         }
         planned = batch.moved(
@@ -187,11 +190,12 @@ def _before(
     required = work.settings.recon_exit_backfill_require_pause
     waived = "" if required else "; RECON_EXIT_BACKFILL_REQUIRE_PAUSE=false: this batch may be applied without a pause"
     offered = f"{count(len(rows), 'row')} could be written for {count(len(plan.judgements), 'target')}"
-    if reading.closed:
-        offered += f", if new ids could be drawn; run `{'; '.join(reading.closed)}`"
+    closed = reading.closed if any(item.reason is not Reason.REINSTATE for item in rows) else ()
+    if closed:
+        offered += f", if new ids could be drawn; run `{'; '.join(closed)}`"
     return (
         Check("pause_confirmed", not work.pause_reasons(pause), pause.detail + waived),
-        Check("candidates_present", (bool(rows) and not reading.closed) or not plan.open_lifecycles, offered),
+        Check("candidates_present", (bool(rows) and not closed) or not plan.open_lifecycles, offered),
         Check("no_target_is_no_go", not blocked, f"reasons found: {', '.join(blocked) or 'none'}"),
         Check("quantities_rest_on_fills", *_on_fills(plan)),
         Check(
