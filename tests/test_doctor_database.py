@@ -274,7 +274,7 @@ def test_the_dry_run_names_the_grant_that_an_audit_row_lacks(ready, operator) ->
         return check.detail
 
     grant = f"GRANT USAGE ON SEQUENCE {drawn} TO {operator}"
-    lacking = "The audit table cannot be written (permission denied for {{}}). {{}}"
+    lacking = "The audit table cannot be written (permission denied for {}). {}"
     assert told() == lacking.format(f"sequence {drawn}", f"Run `{grant}`.")
     ready.sql(f"REVOKE INSERT ON {audited} FROM {operator}")
     assert told() == lacking.format(f"table {audited}", f"Run `recon init`, or grant INSERT on {audited}.")
