@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 from decimal import Decimal
@@ -179,6 +180,9 @@ def test_a_short_password_is_that_of_the_server_and_takes_no_name_out_of_a_repor
     assert struck_json("trade 'abc' at u:abc@h with password=abc", given) == "trade 'abc' at u***h with ***"
     longer = Settings(_env_file=None, recon_database_url="postgresql://u:abcd@h/d")  # type: ignore[call-arg, arg-type]
     assert struck_json("trade 'abcd' of abcd", longer) == "trade *** of abcd"
+    blank = Settings(_env_file=None, recon_exchange_password=" " * 9)  # type: ignore[call-arg, arg-type]
+    indented = json.dumps({"a": {"b": {"c": 1}}}, indent=9)
+    assert struck_json(indented, blank) == indented
 
 
 def test_no_secret_shows_in_the_text_of_the_settings(monkeypatch) -> None:

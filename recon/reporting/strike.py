@@ -62,7 +62,7 @@ def secrets(settings: Settings) -> list[str]:
     }
     passwords |= {unquote(password) for password in passwords}
     keys = _values(settings.recon_exchange_api_key, settings.recon_exchange_secret, settings.recon_exchange_password)
-    whole = {key for key in keys if len(key) >= SHORTEST_SECRET} | _values(settings.recon_trading_status_token)
+    whole = {key for key in keys if len(key.strip()) >= SHORTEST_SECRET} | _values(settings.recon_trading_status_token)
     passwords |= keys - whole
     whole |= {repr(key)[1:-1] for key in whole}
     shapes = [shape for word in passwords for shape in (f":{word}@", f"password={word}")]
