@@ -396,8 +396,8 @@ def test_lab_serves_the_notebooks_trusted_and_on_loopback_only(place, tmp_path) 
         with urllib.request.urlopen(f"http://127.0.0.1:{port}/api/contents/03_apply.ipynb?token=t", timeout=5) as page:
             cells = json.load(page)["content"]["cells"]
         assert {cell["metadata"]["trusted"] for cell in cells if cell["cell_type"] == "code"} == {True}
-        [server] = psutil.Process(process.pid).net_connections("tcp")
-        assert (server.laddr.ip, server.status) == ("127.0.0.1", psutil.CONN_LISTEN)
+        sockets = psutil.Process(process.pid).net_connections("tcp")  # one that a question left may be among them
+        assert [one.laddr.ip for one in sockets if one.status == psutil.CONN_LISTEN] == ["127.0.0.1"]
     finally:
         process.terminate()
         place.console.finish(process)
