@@ -38,6 +38,8 @@ T = TypeVar("T")
 
 OTHER_REPAIR, EARLIER, BATCH, SECOND = "theirs", "earlier", "incident-1", "incident-2"
 OPEN_TRADE = "t4"
+LATE_FLUSHES = {"wal_writer_delay": "10s", "bgwriter_lru_maxpages": "0"}
+"""Settings of the server under which a crash loses whatever a COMMIT does not hold, on a slow machine too."""
 WRITES = 4
 """Rows that the batch writes: the fill of t1, fill and dust of t2, t3 reinstated."""
 
@@ -318,6 +320,10 @@ class Ground:
 def ground(home: Path, folder: Path, *, doors: bool = False) -> Iterator[Ground]:
     """A ground with a switch of its own, on the embedded server of `home`, which is deleted at the end."""
     server = start(home)
+    with psycopg.connect(plain(server.url()), autocommit=True) as connection:
+        for name, value in LATE_FLUSHES.items():
+            connection.execute(f"ALTER SYSTEM SET {name} = '{value}'")
+        connection.execute("SELECT pg_reload_conf()")
     with patience(), pause_switch() as switch:
         made = Ground(server, home, folder, switch, doors=doors)
         try:
