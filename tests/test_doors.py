@@ -323,6 +323,11 @@ def test_so_is_one_that_may_not_even_look_into_the_schema(incident: Incident) ->
     for words in READINGS:
         assert "GRANT recon_reader" in by_hand(incident, "nobody").inside(*words).refused("role_missing")
     assert run_as(incident, "nobody", "detect").code == "role_missing"
+    doctor = by_hand(incident, "nobody").inside("doctor")
+    assert (doctor.status, doctor.err) == (1, "")
+    [told] = [line for line in doctor.out.splitlines() if "FAIL" in line and "database" in line]
+    assert "role_missing: " in told
+    assert "search_path" not in doctor.out
     assert run_as(incident, "a_taker", "apply").code == "illegal_transition"  # of no batch
 
 

@@ -11,6 +11,8 @@ from recon.doctor import doors, hazards, locks, place, rights, server
 from recon.doctor.asking import Finding, Question, asked
 from recon.doctor.pooler import pooler
 from recon.domain import Check
+from recon.doors.access import behind, hidden
+from recon.doors.names import Role
 from recon.identity import canonical_time
 from recon.workspace import Workspace
 
@@ -31,13 +33,19 @@ QUESTIONS: Mapping[str, Question] = {
 
 def database_checks(work: Workspace) -> Iterator[Check]:
     """Every check of the server, of `orders` and of recon's tables; reads only."""
-    where = "the embedded demo" if work.settings.is_demo else shown_url(work.engine.url)
-    first = asked(work, "database", lambda connection: server.version(connection, where))
+    first = asked(work, "database", lambda connection: _database(work, connection))
     yield first
     if first.ok:
         yield pooler(work.engine)
         yield asked(work, "clock", lambda connection: _clock(work, connection))
         yield from (asked(work, name, question) for name, question in QUESTIONS.items())
+
+
+def _database(work: Workspace, connection: Connection) -> Finding:
+    if hidden(connection):
+        behind(work.engine, *Role)  # says which role lets this login look
+    where = "the embedded demo" if work.settings.is_demo else shown_url(work.engine.url)
+    return server.version(connection, where)
 
 
 def _clock(work: Workspace, connection: Connection) -> Finding:

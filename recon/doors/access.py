@@ -89,15 +89,18 @@ def _reads_all(connection: Connection) -> bool:
 
 
 def exist(connection: Connection) -> bool:
-    """Whether the doors are there, for this search path; reads only.
+    """Whether the doors are there, for this search path, to be seen by this login or hidden from it; reads only."""
+    seen = sa.select(sa.func.to_regclass(INSERT).is_not(None))
+    return bool(connection.execute(seen).scalar_one()) or hidden(connection)
 
-    So are those in a schema that only their roles may look into, where this login sees no `orders` of its own.
-    """
+
+def hidden(connection: Connection) -> bool:
+    """Whether there are doors in a schema that this login may not look into, and no `orders` elsewhere; reads only."""
     query = sa.text(
         """
-        SELECT to_regclass(:door) IS NOT NULL OR (to_regclass('orders') IS NULL AND EXISTS (
+        SELECT to_regclass('orders') IS NULL AND EXISTS (
             SELECT FROM pg_class JOIN pg_namespace ON pg_namespace.oid = relnamespace
-            WHERE relname = :door AND relkind = 'v' AND NOT has_schema_privilege(pg_namespace.oid, 'USAGE')))
+            WHERE relname = :door AND relkind = 'v' AND NOT has_schema_privilege(pg_namespace.oid, 'USAGE'))
         """
     )
     return bool(connection.execute(query, {"door": INSERT}).scalar_one())
