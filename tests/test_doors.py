@@ -19,6 +19,7 @@ from test_orders import ODD, SEARCH_PATH, SHAPES, repair_and_take_back
 from test_readme import README, blocks
 
 from recon import batches
+from recon.audit import create_tables
 from recon.batches import Action
 from recon.database import ROLE, connect, transaction
 from recon.doctor.doors import doors
@@ -152,6 +153,113 @@ def test_what_a_superuser_changes_shows_in_the_digest(guarded: Incident, change:
     before = definitions(guarded)
     guarded.sql(change)
     assert definitions(guarded) != before
+
+
+@pytest.mark.parametrize(("changes", "named"), [
+    (("ALTER TABLE reconciliation_batches DISABLE TRIGGER reconciliation_guard_batches",),
+     ["trigger reconciliation_guard_batches on reconciliation_batches (changed)"]),
+    (("ALTER TABLE reconciliation_batches DISABLE TRIGGER reconciliation_guard_batches",
+      "ALTER TABLE reconciliation_batches ENABLE TRIGGER reconciliation_guard_batches"),
+     ["trigger reconciliation_guard_batches on reconciliation_batches (changed)"]),
+    (("DROP TRIGGER reconciliation_settled ON reconciliation_batches",),
+     ["trigger reconciliation_settled on reconciliation_batches (missing)"]),
+    (("CREATE TRIGGER a BEFORE INSERT ON reconciliation_batches EXECUTE FUNCTION reconciliation_never()",),
+     ["trigger a on reconciliation_batches (added)"]),
+    ((f"ALTER VIEW {INSERT} RESET (check_option)",), [f"view {INSERT} (changed)"]),
+    ((f"CREATE OR REPLACE VIEW {LOCK} AS SELECT order_id FROM orders WHERE true",), [f"view {LOCK} (changed)"]),
+    ((f"GRANT INSERT ON {INSERT} TO PUBLIC",), [f"owner and rights of {INSERT} (changed)"]),
+    (("GRANT DELETE ON reconciliation_backfill_audit TO recon_reader",),
+     ["owner and rights of reconciliation_backfill_audit (changed)"]),
+    (("GRANT UPDATE (plan) ON reconciliation_batches TO recon_applier",),
+     ["rights on plan of reconciliation_batches (changed)"]),
+    (("ALTER TABLE reconciliation_events OWNER TO CURRENT_USER",),
+     ["owner and rights of reconciliation_events (changed)"]),
+    (("ALTER FUNCTION reconciliation_settled() OWNER TO CURRENT_USER",),
+     ["function reconciliation_settled() (changed)"]),
+    (("CREATE RULE quiet AS ON DELETE TO reconciliation_backfill_audit DO INSTEAD NOTHING",),
+     ["rule quiet on reconciliation_backfill_audit (added)"]),
+    ((f"COMMENT ON VIEW {INSERT} IS NULL",), ["the record of what was made (missing)"]),
+    ((f"COMMENT ON VIEW {INSERT} IS '[1]'",), ["the record of what was made (missing)"]),
+    (("GRANT SELECT ON reconciliation_batches, orders TO PUBLIC", "GRANT INSERT ON orders TO recon_reader"), []),
+])  # fmt: skip
+def test_what_is_not_as_it_was_made_is_named_and_made_anew(
+    guarded: Incident, changes: tuple[str, ...], named: list[str]
+) -> None:
+    for change in changes:
+        guarded.sql(change)
+    found = seen(guarded, "an_applier")
+    assert list(found.changed) == named
+    doctor = by_hand(guarded, "an_applier").inside("doctor")
+    [told] = [line for line in doctor.out.splitlines() if " doors: " in line or line.startswith("FAIL doors")]
+    if named:
+        assert told.startswith("FAIL")
+        assert f"found otherwise: {named[0]}" in told
+        assert f"NOT as `recon init --roles` made them: {named[0]}" in found.sentence()
+        guarded.make_doors()
+    else:
+        assert found.sentence().startswith("in force")
+    assert seen(guarded, "an_applier").changed == ()
+
+
+def test_rights_on_recons_tables_that_nobody_needs_are_taken_back(guarded: Incident) -> None:
+    guarded.sql("GRANT DELETE, SELECT ON reconciliation_backfill_audit TO recon_reader WITH GRANT OPTION")
+    guarded.sql("GRANT UPDATE (plan) ON reconciliation_batches TO PUBLIC")
+    guarded.make_doors()
+    query = """SELECT has_table_privilege('recon_reader', 'reconciliation_backfill_audit', 'DELETE'),
+        has_table_privilege('recon_reader', 'reconciliation_backfill_audit', 'SELECT'),
+        has_column_privilege('recon_reader', 'reconciliation_batches', 'plan', 'UPDATE')"""
+    assert guarded.sql(query) == [(False, True, False)]
+    guarded.repair()
+
+
+def test_the_record_is_the_same_on_every_search_path(guarded: Incident) -> None:
+    guarded.sql("CREATE SCHEMA elsewhere")
+    guarded.sql("GRANT USAGE ON SCHEMA elsewhere TO PUBLIC")
+    here = seen(guarded, "an_applier")
+    guarded.sql(SEARCH_PATH.replace("trading, public", "elsewhere, public"))
+    there = seen(guarded, "an_applier")
+    assert (there.changed, there.digest) == ((), here.digest)
+
+
+def test_an_owner_of_the_doors_that_somebody_can_be_is_told(guarded: Incident, maker: Callable[..., sa.Engine]) -> None:
+    engine = maker(owns="GRANT recon_owner TO {name}")
+    assert seen(guarded, "an_applier").changed == (f"role recon_owner (granted to {engine.url.username})",)
+    guarded.sql(f"REVOKE recon_owner FROM {engine.url.username}")
+    guarded.sql("ALTER ROLE recon_owner LOGIN")
+    try:
+        assert seen(guarded, "an_applier").changed == ("role recon_owner (may log in)",)
+    finally:
+        guarded.sql("ALTER ROLE recon_owner NOLOGIN")
+    assert seen(guarded, "an_applier").changed == ()
+
+
+def test_a_script_takes_recons_tables_from_whoever_has_them(guarded: Incident, maker: Callable[..., sa.Engine]) -> None:
+    """An operator made them, the owner of `orders` prints the script, and a DBA runs it."""
+    without_doors(guarded)
+    operator, backend = maker(owns="GRANT CREATE ON SCHEMA public TO {name}"), maker()
+    guarded.sql(f"GRANT SELECT, INSERT, UPDATE ON orders TO {operator.url.username}")
+    guarded.sql(f"ALTER TABLE orders OWNER TO {backend.url.username}")
+    with operator.begin() as connection:
+        create_tables(connection)
+    with transaction(backend) as connection:
+        script = role_statements(connection)
+    with transaction(guarded.engine) as connection:
+        for statement in script:
+            connection.exec_driver_sql(statement, execution_options={"no_parameters": True})
+    owners = "SELECT DISTINCT tableowner FROM pg_tables WHERE starts_with(tablename, 'reconciliation')"
+    assert guarded.sql(owners) == [("recon_owner",)]
+    assert seen(guarded).changed == ()
+
+
+def test_a_right_on_a_partition_is_a_way_around(guarded: Incident, maker: Callable[..., sa.Engine]) -> None:
+    without_doors(guarded)
+    guarded.sql("ALTER TABLE orders RENAME TO orders_main")
+    guarded.sql("CREATE TABLE orders (LIKE orders_main INCLUDING DEFAULTS) PARTITION BY LIST (profile_id)")
+    guarded.sql("ALTER TABLE orders ATTACH PARTITION orders_main FOR VALUES IN ('main')")
+    reader, writer = maker(), maker(owns="GRANT UPDATE (status) ON orders_main TO {name}")
+    for engine, around in ((reader, False), (writer, True)):
+        with transaction(engine, read_only=True) as connection:
+            assert protection(connection).around is around
 
 
 def test_what_print_gives_makes_the_same_doors(guarded: Incident) -> None:

@@ -41,11 +41,16 @@ def doors(connection: Connection) -> Finding:
         return False, f"expected the doors of today's orders, found other columns ({named}); run `recon init --roles`."
     if closed := [grant for table in INSERTING for grant in closed_sequences(connection, table)]:
         return False, f"expected its roles to draw new ids, found that they may not; run `{'; '.join(closed)}`."
+    if (held := protection(connection)).changed:
+        return False, (
+            f"expected the doors as `recon init --roles` made them, found otherwise: {', '.join(held.changed)}. Find "
+            "out who changed that, then run `recon init --roles`."
+        )
     have = [role for role in Role if is_member(connection, role)]
     if not have:
         return False, f"expected this login to have one of {', '.join(Role)}, found none; grant one."
     told = ", ".join(f"{role} ({WORK[role]})" for role in have)
-    around = "; it could also go around them by rights of its own on orders" if protection(connection).around else ""
+    around = "; it could also go around them by rights of its own on orders" if held.around else ""
     return True, f"in force; this login has {told}{around}"
 
 

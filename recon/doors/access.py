@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import sqlalchemy as sa
@@ -10,6 +9,7 @@ from sqlalchemy.engine import Connection, Engine
 
 from recon.audit import is_append_only, metadata
 from recon.database import ROLE, transaction
+from recon.doors.made import found
 from recon.doors.names import INSERT, Role
 from recon.errors import Refused
 
@@ -20,7 +20,8 @@ class Protection:
 
     `doors` says whether the doors exist, `role` is the one that this connection took, `around` whether the login
     could write `orders` without them all the same, `append_only` whether triggers keep the audit table so. `digest` is
-    a SHA-256 over the definitions of all of it, None where there is nothing.
+    a SHA-256 over the definitions of all of it, None where there is nothing; `changed` names the parts that are not as
+    `recon init --roles` made them.
     """
 
     doors: bool
@@ -28,12 +29,15 @@ class Protection:
     around: bool
     append_only: bool
     digest: str | None
+    changed: tuple[str, ...] = ()
 
     def sentence(self) -> str:
         """For people: whether the database itself held the stage to the approved plan."""
         if not self.doors:
             return "none: this login's rights on orders decide, and recon keeps to the plan by itself"
         more = "; this login could also go around them" if self.around else ""
+        if self.changed:
+            return f"NOT as `recon init --roles` made them: {', '.join(self.changed)}{more}"
         return f"in force, as {self.role or 'this login itself'}{more}"
 
     def audit_sentence(self) -> str:
@@ -119,66 +123,27 @@ def is_member(connection: Connection, role: Role) -> bool:
 
 def protection(connection: Connection) -> Protection:
     """What is in force in this database, for this connection; reads only."""
-    parts = _definitions(connection)
+    made = found(connection)
     role = connection.get_execution_options().get(ROLE)
     return Protection(
         doors=exist(connection),
         role=role,
         around=_goes_around(connection),
         append_only=is_append_only(connection),
-        digest=connection.execute(
-            sa.select(sa.func.encode(sa.func.sha256(sa.func.convert_to("\n".join(parts), "UTF8")), "hex"))
-        ).scalar_one()
-        if parts
-        else None,
+        digest=made.digest,
+        changed=made.changed,
     )
 
 
 def _goes_around(connection: Connection) -> bool:
-    """Whether the login, or any role that it is a member of, may write `orders` itself, be it only in one column."""
+    """Whether the login, or any role that it is a member of, may write `orders` or a partition, be it in one column."""
     query = sa.text(
         """
-        SELECT EXISTS (SELECT FROM pg_roles WHERE pg_has_role(session_user, oid, 'MEMBER')
-            AND (has_table_privilege(oid, to_regclass('orders'), 'DELETE, TRUNCATE')
-                OR has_any_column_privilege(oid, to_regclass('orders'), 'INSERT, UPDATE')))
+        WITH RECURSIVE tables (id) AS (
+            SELECT to_regclass('orders')::oid UNION SELECT inhrelid FROM pg_inherits JOIN tables ON inhparent = id)
+        SELECT EXISTS (SELECT FROM pg_roles, tables WHERE pg_has_role(session_user, pg_roles.oid, 'MEMBER')
+            AND (has_table_privilege(pg_roles.oid, id, 'DELETE, TRUNCATE')
+                OR has_any_column_privilege(pg_roles.oid, id, 'INSERT, UPDATE')))
         """
     )
     return bool(connection.execute(query).scalar_one())
-
-
-def _definitions(connection: Connection) -> Sequence[str]:
-    """All views, triggers, rules, functions, owners and rights of the doors and the trail, as PostgreSQL tells."""
-    query = sa.text(
-        r"""
-        WITH guarded AS (
-            SELECT oid FROM pg_class WHERE oid IN (to_regclass('orders'), to_regclass('reconciliation_backfill_audit'),
-                to_regclass('reconciliation_batches')) AND to_regclass('reconciliation_door_insert') IS NOT NULL)
-        SELECT 'view ' || relname || ' ' || pg_get_viewdef(oid) || ' ' || coalesce(reloptions::text, '')
-            || ' ' || coalesce(relacl::text, '') || ' ' || relowner::regrole::text AS part
-        FROM pg_class WHERE relname LIKE 'reconciliation\_door\_%' AND relkind = 'v' AND pg_table_is_visible(oid)
-        UNION ALL
-        SELECT 'trigger ' || tgname || ' ' || tgenabled::text || ' ' || pg_get_triggerdef(oid)
-        FROM pg_trigger WHERE tgname LIKE 'reconciliation\_%' AND NOT tgisinternal
-        UNION ALL
-        SELECT 'function ' || pg_get_functiondef(oid) || ' ' || coalesce(proacl::text, '')
-            || ' ' || proowner::regrole::text
-        FROM pg_proc WHERE proname LIKE 'reconciliation\_%' AND pg_function_is_visible(oid) AND prokind = 'f'
-        UNION ALL
-        SELECT 'rights on ' || relname || ' ' || coalesce(relacl::text, '') || ' ' || relowner::regrole::text
-        FROM guarded JOIN pg_class USING (oid)
-        UNION ALL
-        SELECT 'rights on ' || oid::regclass || ' ' || attname || ' ' || attacl::text
-        FROM guarded JOIN pg_attribute ON attrelid = oid WHERE attacl IS NOT NULL AND NOT attisdropped
-        UNION ALL
-        SELECT 'rule ' || ev_enabled::text || ' ' || pg_get_ruledef(pg_rewrite.oid)
-        FROM pg_rewrite JOIN pg_class ON pg_class.oid = ev_class
-        WHERE rulename <> '_RETURN' AND (ev_class IN (SELECT oid FROM guarded)
-            OR relname LIKE 'reconciliation\_door\_%' AND pg_table_is_visible(ev_class))
-        UNION ALL
-        SELECT 'owner ' || rolcanlogin || ' ' || coalesce((SELECT string_agg(member::regrole::text, ' '
-            ORDER BY member::regrole::text) FROM pg_auth_members WHERE roleid = pg_roles.oid), '')
-        FROM pg_roles WHERE rolname = 'recon_owner' AND to_regclass('reconciliation_door_insert') IS NOT NULL
-        ORDER BY 1
-        """
-    )
-    return [part for (part,) in connection.execute(query)]

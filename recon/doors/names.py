@@ -32,3 +32,13 @@ CANCEL = "reconciliation_door_cancel"
 
 WAY_BACK = "reconciliation_door_way_back"
 """The function that tries whether a row could be canceled, and takes it back."""
+
+TRIGGER_FUNCTIONS = (
+    "reconciliation_append_only()",
+    "reconciliation_guard_batches()",
+    "reconciliation_never()",
+    "reconciliation_guard_audit()",
+    "reconciliation_guard_marks()",
+    "reconciliation_settled()",
+)
+"""Every trigger's function, that of the append-only audit trail included."""

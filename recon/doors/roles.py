@@ -16,9 +16,10 @@ from sqlalchemy.exc import DBAPIError
 from recon import audit
 from recon.database import INSUFFICIENT_PRIVILEGE, sqlstate, whole_message
 from recon.doors.append_only import append_only_statements
-from recon.doors.names import CANCEL, INSERT, LOCK, OWNER, REINSTATE, WAY_BACK, Role
+from recon.doors.made import RECORD, SURPLUS, granted_to
+from recon.doors.names import CANCEL, INSERT, LOCK, OWNER, REINSTATE, TRIGGER_FUNCTIONS, WAY_BACK, Role
 from recon.doors.sequences import AUDIT, BATCHES, EVENTS, INSERTING, default_sequences
-from recon.doors.triggers import FUNCTIONS, guard_statements
+from recon.doors.triggers import guard_statements
 from recon.doors.views import CLOCK, door_statements
 from recon.errors import ReconError, Refused
 from recon.orders import Orders
@@ -69,13 +70,14 @@ def role_statements(connection: Connection, clock: str = CLOCK) -> list[str]:
         f"GRANT {OWNER} TO CURRENT_USER",
         f"GRANT USAGE ON SCHEMA {', '.join(sorted({own, theirs}))} TO {', '.join([*Role, OWNER])}",
         f"GRANT CREATE ON SCHEMA {own} TO {OWNER}",
-        *_hand_over(connection),
+        *(f"ALTER TABLE {name} OWNER TO {OWNER}" for name in (AUDIT, BATCHES, EVENTS)),
+        SURPLUS,
         f"GRANT SELECT, INSERT, UPDATE ON orders TO {OWNER}",
         *door_statements(orders, theirs, clock),
         f"REVOKE ALL ON FUNCTION {WAY_BACK}(text, text) FROM PUBLIC",
         *append_only_statements(),
         *guard_statements(own, f"{theirs}.orders", clock),
-        *(f"ALTER FUNCTION {name} OWNER TO {OWNER}" for name in (f"{WAY_BACK}(text, text)", *FUNCTIONS)),
+        *(f"ALTER FUNCTION {name} OWNER TO {OWNER}" for name in (f"{WAY_BACK}(text, text)", *TRIGGER_FUNCTIONS)),
         *(read.format(table) for table in ("orders", AUDIT, BATCHES, EVENTS)),
         *(f"GRANT {right} TO {role}" for role, rights in GRANTS.items() for right in rights),
         *(
@@ -83,6 +85,7 @@ def role_statements(connection: Connection, clock: str = CLOCK) -> list[str]:
             for table, roles in INSERTING.items()
             for name in default_sequences(connection, table)
         ),
+        RECORD,
         f"REVOKE CREATE ON SCHEMA {own} FROM {OWNER}",
         f"REVOKE {OWNER} FROM CURRENT_USER",
     ]
@@ -98,16 +101,8 @@ def _no_login(role: str) -> str:
 
 def _check_owner(connection: Connection) -> None:
     """Nobody may be recon_owner but who runs this; superusers, and who may only grant it, are let be."""
-    query = sa.text(
-        """
-        SELECT quote_ident(rolname) FROM pg_auth_members AS granted JOIN pg_roles ON pg_roles.oid = granted.member
-        WHERE roleid = to_regrole(:owner) AND rolname <> current_user AND NOT rolsuper
-        AND (coalesce((to_jsonb(granted) ->> 'inherit_option')::boolean, true)
-            OR coalesce((to_jsonb(granted) ->> 'set_option')::boolean, true))
-        GROUP BY rolname ORDER BY rolname
-        """
-    )
-    if members := list(connection.execute(query, {"owner": OWNER}).scalars()):
+    me = connection.execute(sa.text("SELECT quote_ident(current_user)")).scalar_one()
+    if members := [name for name in granted_to(connection) if name != me]:
         named = ", ".join(members)
         raise Refused(
             "owner_granted",
@@ -186,16 +181,3 @@ def _schemas(connection: Connection) -> tuple[str, str]:
     )
     own, theirs = connection.execute(query).one()
     return own, theirs
-
-
-def _hand_over(connection: Connection) -> list[str]:
-    """Recon's tables go to their own owner, so that nobody can take the triggers off; another's table stays theirs."""
-    query = sa.text(
-        """
-        SELECT named.name FROM unnest(CAST(:names AS text[])) AS named (name)
-        LEFT JOIN pg_class ON pg_class.oid = to_regclass(named.name)
-        WHERE relowner IS NULL OR pg_has_role(relowner, 'USAGE')
-        """
-    )
-    names = connection.execute(query, {"names": [AUDIT, BATCHES, EVENTS]}).scalars()
-    return [f"ALTER TABLE {name} OWNER TO {OWNER}" for name in names]

@@ -46,16 +46,6 @@ MAY_AUDIT: tuple[tuple[Decision, Role, tuple[State, ...]], ...] = (
 
 BATCHES = "reconciliation_batches"
 
-FUNCTIONS = (
-    "reconciliation_append_only()",
-    "reconciliation_guard_batches()",
-    "reconciliation_never()",
-    "reconciliation_guard_audit()",
-    "reconciliation_guard_marks()",
-    "reconciliation_settled()",
-)
-"""Every trigger's function, that of the append-only audit trail included."""
-
 
 def guard_statements(schema: str, orders: str, clock: str = CLOCK) -> list[str]:
     """The statements that hold every batch, and what each role appends, to the rules.

@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from doors.siege import SKEWED
 from recon.batches import TRANSITIONS
 from recon.domain import State
-from recon.doors.names import CANCEL, INSERT, LOCK, OWNER, REINSTATE, WAY_BACK, Role
-from recon.doors.triggers import FUNCTIONS, ROLE_OF
+from recon.doors.names import CANCEL, INSERT, LOCK, OWNER, REINSTATE, TRIGGER_FUNCTIONS, WAY_BACK, Role
+from recon.doors.triggers import ROLE_OF
 from recon.embedded_watch import SUPERUSER as ROOT
 
 DENIED, CHECKED, OUTSIDE = "42501", "23514", "44000"
@@ -375,7 +375,7 @@ def generic(who: str, roles: Sequence[str]) -> list[Attack]:
     found += [Attack(who, "another role", (f"SET ROLE {role}",), DENIED) for role in Role if role not in roles]
     found += [Attack(who, "no table", (f"TRUNCATE {door}",), "42809") for door in DOORS]
     found += [Attack(who, "no table", (f"COPY {door} FROM '/etc/hostname'",), DENIED) for door in DOORS]
-    found += [Attack(who, "a trigger's function", (f"SELECT {name}",), "0A000") for name in FUNCTIONS]
+    found += [Attack(who, "a trigger's function", (f"SELECT {name}",), "0A000") for name in TRIGGER_FUNCTIONS]
     return found
 
 
