@@ -9,13 +9,20 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
 import pytest
 
-from recon.pause import MAX_ANSWER_BYTES, PauseState, read_pause
+from recon import pause
+from recon.pause import MAX_ANSWER_BYTES, PauseAnswer, PauseState
 
 PAUSED, NOT_PAUSED, UNKNOWN = PauseState.PAUSED, PauseState.NOT_PAUSED, PauseState.UNKNOWN
+
+
+def read_pause(url: str | None, profile_id: str, *, timeout_seconds: float = 60, **options: Any) -> PauseAnswer:
+    """What `recon.pause` reads, with a minute for each attempt unless the test is about time."""
+    return pause.read_pause(url, profile_id, timeout_seconds=timeout_seconds, **options)
 
 
 class StatusServer(ThreadingHTTPServer):
@@ -66,7 +73,10 @@ def slow_server() -> Iterator[Callable[[bytes], str]]:
     listener = socket.create_server(("127.0.0.1", 0))
 
     def drip(head: bytes) -> None:
-        connection, _ = listener.accept()
+        try:
+            connection, _ = listener.accept()
+        except OSError:  # nobody came in time
+            return
         with connection, contextlib.suppress(OSError):
             connection.sendall(head)
             for _ in range(600):
@@ -79,8 +89,10 @@ def slow_server() -> Iterator[Callable[[bytes], str]]:
         return f"http://127.0.0.1:{listener.getsockname()[1]}"
 
     yield start
+    with contextlib.suppress(OSError):  # a thread to which nobody came waits no longer
+        listener.shutdown(socket.SHUT_RDWR)
     for thread in threads:
-        thread.join(20)
+        thread.join(25)
         assert not thread.is_alive(), "the client let go of the connection"
     listener.close()
 
@@ -275,9 +287,9 @@ def test_a_server_that_closes_early_is_unknown(server: StatusServer) -> None:
 
 
 def test_nobody_listens() -> None:
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        port = listener.getsockname()[1]
-    answer = read_pause(f"http://127.0.0.1:{port}", "main", attempts=1)
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))  # and does not listen
+        answer = read_pause(f"http://127.0.0.1:{taken.getsockname()[1]}", "main", attempts=1)
     assert answer.state is UNKNOWN
     assert "gave no answer (ConnectError)" in answer.detail
 
