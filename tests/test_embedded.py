@@ -110,7 +110,7 @@ def _watches(process: psutil.Process, place: Place) -> bool:
     return len(command) > 3 and command[2].endswith("embedded_watch.py") and command[3] == str(place.folder)
 
 
-def wait_until_dead(process: psutil.Process, seconds: float = 10) -> None:
+def wait_until_dead(process: psutil.Process, seconds: float = 60) -> None:
     """A zombie is dead too: it waits only for its parent."""
     deadline = time.monotonic() + seconds
     while process.is_running() and process.status() != psutil.STATUS_ZOMBIE:
@@ -240,7 +240,8 @@ def test_a_killed_user_neither_stops_it_nor_keeps_it(
 def test_a_forked_child_that_outlives_the_user_does_not_keep_it(
     home: Path, wait_until_stopped: Callable[[Path], None]
 ) -> None:
-    script = USER.replace("sys.stdin.read()", "import os, time\nif os.fork() == 0: print(os.getpid()); time.sleep(60)")
+    forking = "import os, time\nchild = os.fork()\nif child == 0: time.sleep(600)\nprint(child)"
+    script = USER.replace("sys.stdin.read()", forking)
     with tempfile.TemporaryFile("w+") as out:
         subprocess.run([sys.executable, "-u", "-c", script, str(home)], stdout=out, check=True)
         wait_until_stopped(find_place(home, None).folder)
@@ -307,7 +308,7 @@ def test_everything_killed_at_once_and_stale_files_that_name_a_living_process(ho
     place, main = find_place(home, None), postmaster(home)
     kill(watcher(place))
     kill(main)
-    living = subprocess.Popen(["sleep", "60"])
+    living = subprocess.Popen(["sleep", "600"])
     pid_file, lock_file = place.data / "postmaster.pid", place.sockets / ".s.PGSQL.5432.lock"
     for stale in (pid_file, lock_file):
         lines = stale.read_text().split("\n")
