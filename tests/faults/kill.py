@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import replace
 from itertools import count
+from unittest import mock
 
 from faults.bench import BATCH, SESSIONS, Bench, Ground, Pick, Said
 from faults.boundaries import COMMIT, Boundaries
@@ -92,7 +93,8 @@ def killed_in_commit(bench: Bench) -> Judged:
             time.sleep(0.002)
         os.kill(pid, signal.SIGKILL)
         run.ended(pid)
-        word = commit_outcome(bench.stage, bench.settings(), BATCH)
+        with mock.patch("recon.incident.OUTCOME_ATTEMPTS", 1):
+            word = commit_outcome(bench.stage, bench.settings(), BATCH)
         other.rollback()
     place = where(bench, bench.stands())
     return with_word(judged(bench, f"client of {bench.stage} in COMMIT", Said(), must="after"), word, place)
