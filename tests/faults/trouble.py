@@ -14,7 +14,7 @@ from unittest import mock
 
 import psycopg
 import sqlalchemy as sa
-from console import PROGRAM, clean_environment, stage_words
+from console import PROGRAM, clean_environment, patient_kernels, stage_words
 from sqlalchemy import event
 
 from faults.bench import BATCH, STATUS_ATTEMPTS, Bench, Ground, Pick, Said, plain
@@ -290,7 +290,7 @@ def on_a_small_disk(bench: Bench, folder: Path, size: int) -> Judged:
 
 def told_by_console(bench: Bench, reports: Path) -> tuple[int, Said]:
     """Exit status and words of `recon run`, in a process of its own."""
-    environment = clean_environment() | {
+    environment = clean_environment() | patient_kernels(bench.folder / "ipython") | {
         "RECON_DATABASE_URL": bench.recon_url, "RECON_EXCHANGE": f"statement:{bench.incident.folder}",
         "RECON_TRADING_STATUS_URL": bench.switch.url, "RECON_REPORTS_DIR": str(reports), "RECON_ACTOR": "tester",
         "ENABLE_RECON_EXIT_BACKFILL": "true", "RECON_EXIT_BACKFILL_DRY_RUN": "false",
