@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import shutil
 import signal
@@ -11,6 +12,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import NoReturn
 
@@ -282,6 +284,31 @@ def test_a_killed_postmaster_is_started_again_with_its_data(home: Path) -> None:
     assert postmaster(home) != killed
     with table(server) as connection:
         assert connection.execute("SELECT id FROM kept").fetchall() == [(1,)]
+    server.close()
+
+
+def test_what_a_killed_postmaster_leaves_may_take_seconds_to_end(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Until then PostgreSQL refuses to start on the data directory, once a try."""
+    server = start(home)
+    killed = postmaster(home)
+    left = killed.children()[0]
+    left.suspend()
+    kill(killed)
+    attempt, tries = embedded._start_watcher, itertools.count(1)
+
+    def fifth_time_lucky(place: Place) -> None:
+        if next(tries) == 5:
+            left.resume()
+            wait_until_dead(left)
+        attempt(place)
+
+    monkeypatch.setattr(embedded, "_start_watcher", fifth_time_lucky)
+    try:
+        assert start(home) is server
+    finally:
+        with suppress(psutil.NoSuchProcess):
+            left.resume()
+    assert next(tries) == 6
     server.close()
 
 
