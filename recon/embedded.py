@@ -29,7 +29,7 @@ START_SECONDS = 60
 """How long a start may take before it is called failed; about one second is usual, two the first time."""
 
 _ATTEMPTS = 6
-"""How often a start is tried: after a crash, backends that are still ending keep the data directory for some seconds."""
+"""How often a start is tried: after a crash, backends that are still ending keep the data directory for seconds."""
 
 _LOG_LIMIT = 1_000_000
 """A log larger than this many bytes is set aside at the next start."""
