@@ -22,7 +22,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
-from console import clean_environment, patient_kernels
+from console import clean_environment
 from incidents import START, an_incident
 from sqlalchemy import create_engine, make_url
 
@@ -132,7 +132,6 @@ def sandbox(folder: Path, wait_until_stopped: Callable[[Path], None]) -> Iterato
     (folder / ".venv").symlink_to(sys.prefix)
     paths = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
     kept = {name: value for name, value in clean_environment().items() if not name.startswith("XDG_")}
-    kept |= patient_kernels(home / "ipython")
     try:
         yield kept | {"HOME": str(home), "PATH": paths, "RECON_HOME": str(home / "recon-data")}
     finally:
