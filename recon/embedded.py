@@ -28,8 +28,8 @@ from recon.embedded_watch import PORT, SUPERUSER, Place, open_lock, try_lock
 START_SECONDS = 60
 """How long a start may take before it is called failed; about one second is usual, two the first time."""
 
-_ATTEMPTS = 4
-"""How often a start is tried: after a crash, backends that are still ending keep the data directory for a moment."""
+_ATTEMPTS = 6
+"""How often a start is tried: after a crash, backends that are still ending keep the data directory for seconds."""
 
 _LOG_LIMIT = 1_000_000
 """A log larger than this many bytes is set aside at the next start."""

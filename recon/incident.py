@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import platform
+import time
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass, replace
@@ -20,7 +21,7 @@ import sqlalchemy as sa
 from recon import batches, demo
 from recon.batches import Action
 from recon.database import shown_url, transaction
-from recon.domain import Cell, Stage, StageResult, Table, Verdict
+from recon.domain import Cell, Stage, StageResult, State, Table, Verdict
 from recon.doors.access import behind, for_reading, protection
 from recon.doors.names import Role
 from recon.errors import ReconError
@@ -51,6 +52,9 @@ STAGES: Mapping[Stage, Callable[[Workspace, str, str], StageResult]] = {
     Stage.ROLLBACK: rollback,
 }
 """The stages in the order of the runbook."""
+
+OUTCOME_ATTEMPTS = 20
+"""How often `commit_outcome` asks again, a quarter of a second apart, while the transaction still runs."""
 
 ROLES: Mapping[Stage, tuple[Role, ...]] = {
     Stage.DETECT: (Role.PLANNER, Role.READER),
@@ -161,18 +165,21 @@ def approve_demo(work: Workspace, batch_id: str) -> None:
 def commit_outcome(stage: Stage, settings: Settings, batch_id: str) -> str:
     """One sentence on what became of an apply or rollback that did not tell; empty for other stages. Reads only.
 
-    The batch's state changes in the same transaction as the rows, so it tells: committed, rolled back or unknown.
+    The batch's state changes in the same transaction as the rows, so it tells: committed, rolled back or unknown. A
+    server that lost its client needs a moment to end the transaction, so it is asked again for some seconds.
     Interrupting it leaves it unknown.
     """
     action = {Stage.APPLY: Action.APPLY, Stage.ROLLBACK: Action.ROLLBACK}.get(stage)
     if action is None:
         return ""
     try:
-        with transaction(for_reading(open_workspace(stage, settings).engine), read_only=True) as connection:
-            batch = batches.load(connection, batch_id)
-            key = sa.literal(advisory_key(batch.profile_id), sa.BigInteger)
-            idle = connection.execute(sa.select(sa.func.pg_try_advisory_xact_lock(key))).scalar_one()
-            state = batches.load(connection, batch_id).state
+        engine = for_reading(open_workspace(stage, settings).engine)
+        state, idle = _state_and_idle(engine, batch_id)
+        for _ in range(OUTCOME_ATTEMPTS):
+            if idle or batches.is_behind(state, action):
+                break
+            time.sleep(0.25)
+            state, idle = _state_and_idle(engine, batch_id)
     except (ReconError, KeyboardInterrupt) as error:
         why = getattr(error, "code", "interrupted")
         return f"Whether it committed is unknown ({why}); `recon status` tells when the database answers."
@@ -181,6 +188,15 @@ def commit_outcome(stage: Stage, settings: Settings, batch_id: str) -> str:
     if not idle:
         return "Whether it commits is unknown: its transaction is still running; ask `recon status` again."
     return f"The database says rolled back: the batch is {state or 'unknown here'}, and nothing was written."
+
+
+def _state_and_idle(engine: sa.Engine, batch_id: str) -> tuple[State | None, bool]:
+    """The batch's state, and whether no apply or rollback of its profile is running, looked at before the state."""
+    with transaction(engine, read_only=True) as connection:
+        batch = batches.load(connection, batch_id)
+        key = sa.literal(advisory_key(batch.profile_id), sa.BigInteger)
+        idle: bool = connection.execute(sa.select(sa.func.pg_try_advisory_xact_lock(key))).scalar_one()
+        return batches.load(connection, batch_id).state, idle
 
 
 def _card(stage: Stage, work: Workspace, profile_id: str, batch_id: str) -> Table:

@@ -16,7 +16,7 @@ import bystanders
 import pytest
 import sqlalchemy as sa
 from console import Place
-from incidents import Incident, an_incident, empty, pause_switch
+from incidents import Incident, an_incident, empty, patience, pause_switch
 from signers import Keys, make_keys
 
 from recon.database import connect
@@ -31,6 +31,13 @@ def pytest_configure() -> None:
     for number, handler in ((signal.SIGINT, signal.default_int_handler), (signal.SIGHUP, signal.SIG_DFL)):
         if signal.getsignal(number) is signal.SIG_IGN:
             signal.signal(number, handler)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def patient() -> Iterator[None]:
+    """How fast the machine is decides nothing: what stages wait for the pause switch has a test of its own."""
+    with patience():
+        yield
 
 
 @pytest.fixture(autouse=True)
@@ -72,7 +79,7 @@ def bin_dirs() -> dict[str, Path | None]:
 def wait_until_stopped() -> Callable[[Path], None]:
     """Waits until the server that lives in a folder has stopped and its watcher is gone."""
 
-    def wait(folder: Path, seconds: float = 20) -> None:
+    def wait(folder: Path, seconds: float = 90) -> None:
         deadline = time.monotonic() + seconds
         descriptor = open_lock(folder / "watcher.lock")
         try:

@@ -41,6 +41,19 @@ def clean_environment() -> dict[str, str]:
     return {name: value for name, value in os.environ.items() if not name.startswith(ours)}
 
 
+def patient_kernels(folder: Path) -> dict[str, str]:
+    """The setting by which kernels wait a minute for the pause switch, as `incidents.patience` does in this process.
+
+    Their IPython lives in `folder`, which is made, and not in the user's home.
+    """
+    startup = folder / "profile_default" / "startup"
+    startup.mkdir(parents=True, exist_ok=True)
+    (startup / "patience.py").write_text(
+        "import recon.pause\nrecon.pause.read_pause.__kwdefaults__['timeout_seconds'] = 60\ndel recon\n"
+    )
+    return {"IPYTHONDIR": str(folder)}
+
+
 @dataclass(frozen=True)
 class Answer:
     """How one command ended, and what it said."""
@@ -167,6 +180,7 @@ class Place:
         self.reports = folder / "reports"
         self.console = Console(
             clean_environment()
+            | patient_kernels(folder / "ipython")
             | {
                 "RECON_DATABASE_URL": with_password(url),
                 "RECON_TRADING_STATUS_URL": switch.url,

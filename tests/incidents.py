@@ -126,7 +126,7 @@ def pause_switch() -> Iterator[PauseSwitch]:
 
 def patience() -> AbstractContextManager[object]:
     """The switch may take longer than two seconds to answer: how fast the machine is decides nothing."""
-    return mock.patch("recon.workspace.read_pause", partial(read_pause, timeout_seconds=20))
+    return mock.patch("recon.workspace.read_pause", partial(read_pause, timeout_seconds=60))
 
 
 class HookedStatement(StatementExchange):

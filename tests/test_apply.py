@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import time
+import threading
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import timedelta
@@ -13,6 +13,7 @@ from incidents import EXTENDED, NOW, UNIQUE, Incident, at
 
 from recon.domain import Grade, Reason, StageResult, Verdict
 from recon.identity import backfill_order_id
+from recon.pause import read_pause
 from recon.plan import Scope
 from recon.venues import TableExchange
 
@@ -116,17 +117,22 @@ def test_a_pause_that_is_lifted_before_or_during_apply_leaves_nothing(
     assert incident.switch.asked == asked + len(answers) + 2
 
 
-def test_a_switch_that_answers_too_late_is_unknown(incident: Incident) -> None:
+def test_a_switch_that_answers_too_late_is_unknown(incident: Incident, monkeypatch: pytest.MonkeyPatch) -> None:
     """Two seconds, then everything is rolled back: the locks are not held for a server that hangs."""
     incident.create_table().ghost("t1")
     incident.plan()
+    monkeypatch.setattr("recon.workspace.read_pause", read_pause)
+    over = threading.Event()
 
     def late() -> str:
-        time.sleep(2.6)
+        over.wait(60)
         return "PAUSED"
 
     incident.switch.script = ["PAUSED", late]
-    refused(incident, "pause_unknown")
+    try:
+        assert "within 2 s" in (refused(incident, "pause_unknown").message or "")
+    finally:
+        over.set()
 
 
 def test_a_waived_pause_is_not_asked_to_be_paused_but_told(incident: Incident) -> None:

@@ -312,10 +312,11 @@ def test_two_that_look_at_once_write_one_event(incident: Incident) -> None:
             written.append(record(connection))
 
     thread = threading.Thread(target=second)
+    waits = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
     with transaction(incident.engine) as connection:
         assert record(connection) == 1
         thread.start()
-        thread.join(0.3)
-        assert thread.is_alive(), "it waits"
-    thread.join(10)
+        while not incident.sql(waits)[0][0]:
+            assert thread.is_alive(), "it waits"
+    thread.join(60)
     assert written == [0]

@@ -7,11 +7,13 @@ import json
 import os
 import signal
 import subprocess
+import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import psutil
+import psycopg
 import pytest
 from console import CLOSED, OPENED, Answer, Console, Place, assert_no_secret_in, stage_words
 from incidents import Incident
@@ -152,7 +154,10 @@ def test_two_runs_of_one_stage_at_the_same_time_do_not_collide(place) -> None:
 
 
 class Killer:
-    """Runs `recon run apply` and kills processes of it when apply asks the pause switch for the n-th time."""
+    """Runs `recon run apply` and kills processes of it when apply asks the pause switch for the n-th time.
+
+    The command, where it lives on, learns of that once the server has: else it could not yet say what became of it.
+    """
 
     def __init__(self, place: Place, console: Console, profile: str, batch: str) -> None:
         self.place = place
@@ -160,23 +165,40 @@ class Killer:
         self.words = (*stage_words("apply", profile, batch), "--json")
 
     def at(self, gate: int, victims: Callable[[psutil.Process, list[psutil.Process]], list[psutil.Process]]) -> Answer:
-        """What the command answered; returns once every process of it has ended."""
+        """What the command answered; returns once every process of it, and of the server for it, has ended."""
         process = self.console.start(*self.words)
         known = psutil.Process(process.pid)
         children: list[psutil.Process] = []
 
         def kill() -> str:
             children.extend(known.children(recursive=True))
-            for victim in victims(known, children):
+            doomed = victims(known, children)
+            if known not in doomed:
+                known.suspend()
+            for victim in doomed:
                 victim.kill()
+            if known not in doomed:
+                quiet(self.place)
+                known.resume()
             return "PAUSED"
 
         self.place.switch.script = ["PAUSED"] * (gate - 1) + [kill]
-        out, err = process.communicate(timeout=120)
+        out, err = process.communicate(timeout=300)
         gone, alive = psutil.wait_procs(children, timeout=60)
         assert (self.place.switch.script, alive) == ([], [])
         assert gone
+        quiet(self.place)
         return Answer(process.returncode, out, err)
+
+
+def quiet(place: Place) -> None:
+    """Wait until no server process of recon is left: one whose client is gone works on until it notices."""
+    asked = "SELECT 1 FROM pg_stat_activity WHERE datname = current_database() AND application_name = 'recon'"
+    deadline = time.monotonic() + 60
+    with psycopg.connect(place.url.replace("+psycopg", ""), autocommit=True) as connection:
+        while connection.execute(asked).fetchone():
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
 
 
 @pytest.fixture
@@ -246,6 +268,7 @@ def test_an_interrupted_apply_ends_its_kernel_and_says_what_became_of_it(approve
     assert answer.json["code"] == "interrupted"
     assert "The database says" in answer.json["message"]
     assert_report_says(answer)
+    quiet(killer.place)
     assert len(incident.backfills()) in (0, 2)
     assert console.stage("apply", incident.profile, incident.batch).status == 0
     assert (len(incident.backfills()), incident.open_quantities()) == (2, {})

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from datetime import timedelta
 from decimal import Decimal
@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 import sqlalchemy as sa
-from incidents import Incident, patience, refusal
+from incidents import Incident, refusal
 
 from recon.database import connect
 from recon.domain import Stage, StageResult, Verdict
@@ -56,7 +56,7 @@ class Meanwhile:
 
     def result(self) -> Any:
         """What it returned."""
-        self._thread.join(20)
+        self._thread.join(60)
         [returned] = self._returned
         return returned
 
@@ -65,13 +65,6 @@ def waits_for_a_lock(incident: Incident) -> bool:
     """Whether anybody in this database waits for a lock right now."""
     asked = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
     return bool(incident.sql(asked)[0][0])
-
-
-@pytest.fixture(autouse=True)
-def patient() -> Iterator[None]:
-    """What happens meanwhile happens inside an answer of the switch."""
-    with patience():
-        yield
 
 
 @pytest.fixture

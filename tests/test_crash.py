@@ -9,6 +9,7 @@ import os
 import signal
 import time
 from collections.abc import Callable, Iterator
+from queue import SimpleQueue
 
 import pytest
 from faults.proxy import Proxy, proxy
@@ -72,7 +73,7 @@ def waits(incident: Incident, pid: int, what: str) -> None:
 def quiet(incident: Incident) -> None:
     """Wait until no server process of recon is left: one whose client was killed works on until it notices."""
     asked = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND application_name = 'recon'"
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + 60
     while incident.sql(asked)[0][0]:
         assert time.monotonic() < deadline
         time.sleep(0.01)
@@ -82,16 +83,17 @@ def quiet(incident: Incident) -> None:
 def test_a_process_that_is_killed_at_a_look_at_the_switch_has_written_nothing(incident: Incident, look: int) -> None:
     """Under the locks, before anything is read; and with everything written, right before COMMIT."""
     many(incident)
-    pids: list[int] = []
+    pids: SimpleQueue[int] = SimpleQueue()
 
     def kill() -> str:
-        os.kill(pids[0], signal.SIGKILL)
+        os.kill(pids.get(timeout=60), signal.SIGKILL)
         return "PAUSED"
 
     incident.switch.script = [*["PAUSED"] * (look - 1), kill]
     with runner(incident.url, incident.folder, incident.switch.url, NOW) as run:
-        pids.append(started(incident, run))
-        run.ended(pids[0])
+        pid = started(incident, run)
+        pids.put(pid)
+        run.ended(pid)
     quiet(incident)
     assert stands(incident) == BEFORE[Stage.APPLY]
     assert incident.run("apply").counts == {"APPLIED": TRADES}
@@ -100,7 +102,7 @@ def test_a_process_that_is_killed_at_a_look_at_the_switch_has_written_nothing(in
 def test_a_process_that_is_killed_during_commit_has_committed(incident: Incident) -> None:
     """COMMIT waits in a deferred trigger; the server finishes what it was told, and the next run only compares."""
     many(incident)
-    at_commit_do(incident, "PERFORM pg_advisory_xact_lock(7)")
+    at_commit_do(incident, "SET LOCAL lock_timeout TO 0; PERFORM pg_advisory_xact_lock(7)")
     with incident.backend.connect() as backend, runner(incident.url, incident.folder, incident.switch.url, NOW) as run:
         backend.exec_driver_sql("SELECT pg_advisory_xact_lock(7)")
         pid = started(incident, run)
@@ -134,8 +136,9 @@ def test_a_process_that_is_killed_while_it_waits_keeps_the_next_one_out_for_a_mo
 
 
 @pytest.fixture
-def between(incident: Incident) -> Iterator[Proxy]:
-    """Stages go through the proxy, everything else does not."""
+def between(incident: Incident, monkeypatch: pytest.MonkeyPatch) -> Iterator[Proxy]:
+    """Stages go through the proxy, everything else does not; a server may take a minute to say what became of it."""
+    monkeypatch.setattr("recon.stages.writing.STATUS_ATTEMPTS", 240)
     with proxy(incident.url, password="s3cr3t") as made:
         yield made
 

@@ -194,7 +194,7 @@ def test_nothing_of_a_transaction_outlives_it(database_url_each_version: str) ->
 STRANGE = {
     "TimeZone": "'Asia/Kolkata'", "DateStyle": "'SQL, DMY'", "IntervalStyle": "'sql_standard'",
     "extra_float_digits": "-15", "bytea_output": "'escape'", "default_transaction_isolation": "'serializable'",
-    "default_transaction_read_only": "on", "default_transaction_deferrable": "on", "statement_timeout": "'2s'",
+    "default_transaction_read_only": "on", "default_transaction_deferrable": "on", "statement_timeout": "'1min'",
     "lock_timeout": "'1s'",
     "quote_all_identifiers": "on", "jit": "off", "default_toast_compression": "'pglz'",
 }  # fmt: skip

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from console import PASSWORD, TOKEN, Answer, Console, assert_no_secret_in, clean_environment
+from console import PASSWORD, TOKEN, Answer, Console, assert_no_secret_in, clean_environment, patient_kernels
 
 from recon import demo_run
 from recon.demo import EXPECTED
@@ -51,7 +51,7 @@ class Demo:
     def __init__(self, home: Path, folder: Path) -> None:
         self.reports = folder / "reports"
         places = {"RECON_HOME": str(home), "RECON_REPORTS_DIR": str(self.reports)}
-        self.console = Console(clean_environment() | places, folder)
+        self.console = Console(clean_environment() | patient_kernels(folder / "ipython") | places, folder)
         self.first = self.console.but(**HOSTILE)("demo", "--json")
         self.second = self.console("demo")
 

@@ -350,12 +350,12 @@ def test_the_pause_switch_answers_on_loopback_and_says_paused():
     base = start_pause_server()
     assert base.startswith("http://127.0.0.1:")
     assert start_pause_server() == base
-    assert read_pause(base, DEMO_PROFILE).state is PauseState.PAUSED
-    assert read_pause(base, "another").state is PauseState.UNKNOWN
+    assert read_pause(base, DEMO_PROFILE, timeout_seconds=60).state is PauseState.PAUSED
+    assert read_pause(base, "another", timeout_seconds=60).state is PauseState.UNKNOWN
 
 
 def test_the_pause_switch_answers_nothing_else():
     base = start_pause_server()
-    assert httpx.get(f"{base}/internal/trading").status_code == 404
-    assert httpx.get(f"{base}/internal/trading/status/").status_code == 404
-    assert httpx.post(f"{base}/internal/trading/status").status_code == 501
+    assert httpx.get(f"{base}/internal/trading", timeout=60).status_code == 404
+    assert httpx.get(f"{base}/internal/trading/status/", timeout=60).status_code == 404
+    assert httpx.post(f"{base}/internal/trading/status", timeout=60).status_code == 501

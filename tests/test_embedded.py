@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import shutil
 import signal
@@ -11,6 +12,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import NoReturn
 
@@ -110,7 +112,7 @@ def _watches(process: psutil.Process, place: Place) -> bool:
     return len(command) > 3 and command[2].endswith("embedded_watch.py") and command[3] == str(place.folder)
 
 
-def wait_until_dead(process: psutil.Process, seconds: float = 10) -> None:
+def wait_until_dead(process: psutil.Process, seconds: float = 60) -> None:
     """A zombie is dead too: it waits only for its parent."""
     deadline = time.monotonic() + seconds
     while process.is_running() and process.status() != psutil.STATUS_ZOMBIE:
@@ -240,7 +242,8 @@ def test_a_killed_user_neither_stops_it_nor_keeps_it(
 def test_a_forked_child_that_outlives_the_user_does_not_keep_it(
     home: Path, wait_until_stopped: Callable[[Path], None]
 ) -> None:
-    script = USER.replace("sys.stdin.read()", "import os, time\nif os.fork() == 0: print(os.getpid()); time.sleep(60)")
+    forking = "import os, time\nchild = os.fork()\nif child == 0: time.sleep(600)\nprint(child)"
+    script = USER.replace("sys.stdin.read()", forking)
     with tempfile.TemporaryFile("w+") as out:
         subprocess.run([sys.executable, "-u", "-c", script, str(home)], stdout=out, check=True)
         wait_until_stopped(find_place(home, None).folder)
@@ -284,6 +287,31 @@ def test_a_killed_postmaster_is_started_again_with_its_data(home: Path) -> None:
     server.close()
 
 
+def test_what_a_killed_postmaster_leaves_may_take_seconds_to_end(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Until then PostgreSQL refuses to start on the data directory, once a try."""
+    server = start(home)
+    killed = postmaster(home)
+    left = killed.children()[0]
+    left.suspend()
+    kill(killed)
+    attempt, tries = embedded._start_watcher, itertools.count(1)
+
+    def fifth_time_lucky(place: Place) -> None:
+        if next(tries) == 5:
+            left.resume()
+            wait_until_dead(left)
+        attempt(place)
+
+    monkeypatch.setattr(embedded, "_start_watcher", fifth_time_lucky)
+    try:
+        assert start(home) is server
+    finally:
+        with suppress(psutil.NoSuchProcess):
+            left.resume()
+    assert next(tries) == 6
+    server.close()
+
+
 def test_a_killed_watcher_is_replaced_and_the_running_server_kept(
     home: Path, users: Callable[..., subprocess.Popen[str]], wait_until_stopped: Callable[[Path], None]
 ) -> None:
@@ -307,7 +335,7 @@ def test_everything_killed_at_once_and_stale_files_that_name_a_living_process(ho
     place, main = find_place(home, None), postmaster(home)
     kill(watcher(place))
     kill(main)
-    living = subprocess.Popen(["sleep", "60"])
+    living = subprocess.Popen(["sleep", "600"])
     pid_file, lock_file = place.data / "postmaster.pid", place.sockets / ".s.PGSQL.5432.lock"
     for stale in (pid_file, lock_file):
         lines = stale.read_text().split("\n")

@@ -5,17 +5,26 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import socket
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
 import pytest
 
-from recon.pause import MAX_ANSWER_BYTES, PauseState, read_pause
+from recon import pause
+from recon.pause import MAX_ANSWER_BYTES, PauseAnswer, PauseState
 
 PAUSED, NOT_PAUSED, UNKNOWN = PauseState.PAUSED, PauseState.NOT_PAUSED, PauseState.UNKNOWN
+
+
+def read_pause(url: str | None, profile_id: str, *, timeout_seconds: float = 60, **options: Any) -> PauseAnswer:
+    """What `recon.pause` reads, with a minute for each attempt unless the test is about time."""
+    return pause.read_pause(url, profile_id, timeout_seconds=timeout_seconds, **options)
 
 
 class StatusServer(ThreadingHTTPServer):
@@ -66,7 +75,10 @@ def slow_server() -> Iterator[Callable[[bytes], str]]:
     listener = socket.create_server(("127.0.0.1", 0))
 
     def drip(head: bytes) -> None:
-        connection, _ = listener.accept()
+        try:
+            connection, _ = listener.accept()
+        except OSError:  # nobody came in time
+            return
         with connection, contextlib.suppress(OSError):
             connection.sendall(head)
             for _ in range(600):
@@ -79,8 +91,10 @@ def slow_server() -> Iterator[Callable[[bytes], str]]:
         return f"http://127.0.0.1:{listener.getsockname()[1]}"
 
     yield start
+    with contextlib.suppress(OSError):  # a thread to which nobody came waits no longer
+        listener.shutdown(socket.SHUT_RDWR)
     for thread in threads:
-        thread.join(20)
+        thread.join(25)
         assert not thread.is_alive(), "the client let go of the connection"
     listener.close()
 
@@ -275,9 +289,9 @@ def test_a_server_that_closes_early_is_unknown(server: StatusServer) -> None:
 
 
 def test_nobody_listens() -> None:
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        port = listener.getsockname()[1]
-    answer = read_pause(f"http://127.0.0.1:{port}", "main", attempts=1)
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))  # and does not listen
+        answer = read_pause(f"http://127.0.0.1:{taken.getsockname()[1]}", "main", attempts=1)
     assert answer.state is UNKNOWN
     assert "gave no answer (ConnectError)" in answer.detail
 
@@ -320,6 +334,21 @@ def test_a_proxy_of_the_environment_is_not_asked(server: StatusServer, monkeypat
     for name in ("no_proxy", "NO_PROXY"):
         monkeypatch.delenv(name, raising=False)
     assert read_pause(server.url, "main", attempts=1).state is PAUSED
+
+
+def test_nothing_is_loaded_while_the_server_is_waited_for(server: StatusServer) -> None:
+    """A slow disk must not make a server late."""
+    server.say("PAUSED")
+    script = (
+        "import sys\n"
+        "from recon import pause\n"
+        "pause._load()\n"
+        "before = set(sys.modules)\n"
+        "print(pause.read_pause(sys.argv[1], 'main', timeout_seconds=60).state)\n"
+        "print(sorted(set(sys.modules) - before))\n"
+    )
+    ran = subprocess.run([sys.executable, "-c", script, server.url], capture_output=True, text=True, check=True)
+    assert ran.stdout == "paused\n[]\n"
 
 
 def test_it_can_be_asked_where_a_loop_already_runs(server: StatusServer) -> None:

@@ -197,6 +197,23 @@ def test_a_cell_that_takes_too_long_is_stopped(settings, monkeypatch) -> None:
     assert (outcome.result["verdict"], outcome.result["code"]) == ("FAILED", "cell_timeout")
 
 
+def test_the_output_of_a_cell_may_arrive_well_after_its_end(settings, tmp_path) -> None:
+    """On a machine under load: the cell is over, and what it showed is still on its way."""
+    notebook = load_notebook(NOTEBOOKS / "good.ipynb")
+    [cell] = [cell for cell in notebook.cells if cell.source == "profile_id"]
+    cell.source = (
+        "import sys, time\n"
+        "sys.stdout.flush_timeout = sys.stderr.flush_timeout = 0\n"
+        "get_ipython().kernel.iopub_thread.io_loop.add_callback(time.sleep, 6)\n"
+        "profile_id"
+    )
+    (tmp_path / "late.ipynb").write_text(to_text(notebook))
+    outcome = run_stage(Stage.DRY_RUN, "demo", "batch-1", settings=settings, notebook=tmp_path / "late.ipynb")
+    assert (outcome.result["verdict"], outcome.problems) == ("GO", ())
+    [shown] = [kept.outputs for kept in load_notebook(outcome.report).cells if kept.source == cell.source]
+    assert [output.data["text/plain"] for output in shown] == ["'demo'"]
+
+
 @pytest.mark.parametrize("number", INTERRUPTS)
 def test_an_interrupted_run_says_so_and_is_kept(tmp_path, number) -> None:
     """Ctrl-C, and the signals of systemd, cron and a lost terminal."""
@@ -209,19 +226,21 @@ def test_an_interrupted_run_says_so_and_is_kept(tmp_path, number) -> None:
         "outcome = run_stage(Stage.APPLY, 'demo', 'b', settings=settings, notebook=Path(sys.argv[2]))\n"
         "print(outcome.result['verdict'], outcome.result['code'], outcome.report.name)\n"
     )
-    command = [sys.executable, "-c", script, str(tmp_path), str(NOTEBOOKS / "sleeping.ipynb")]
-    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    deadline = time.monotonic() + 60
-    while not (tmp_path / "b").exists():
+    command = [sys.executable, "-c", script, str(tmp_path / "reports"), str(NOTEBOOKS / "sleeping.ipynb")]
+    environment = os.environ | {"SLEEPING": str(tmp_path / "sleeping")}
+    process = subprocess.Popen(
+        command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    deadline = time.monotonic() + 120
+    while not (tmp_path / "sleeping").exists():
         assert time.monotonic() < deadline
         time.sleep(0.05)
-    time.sleep(3)
     process.send_signal(number)
-    out, err = process.communicate(timeout=60)
+    out, err = process.communicate(timeout=120)
     assert out == "FAILED interrupted 03_apply.failed.ipynb\n", err
     said = "Whether it committed is unknown (database_unreachable); "
-    assert said in json.loads((tmp_path / "b" / "03_apply.failed.json").read_text())["message"]
-    assert said in (tmp_path / "b" / "03_apply.failed.html").read_text()
+    assert said in json.loads((tmp_path / "reports" / "b" / "03_apply.failed.json").read_text())["message"]
+    assert said in (tmp_path / "reports" / "b" / "03_apply.failed.html").read_text()
 
 
 def test_an_interrupt_while_the_report_is_saved_waits_until_it_is_whole(settings, monkeypatch) -> None:

@@ -16,7 +16,7 @@ from recon.database import transaction
 from recon.domain import Reason, Stage, Verdict
 from recon.errors import Refused, UsageError
 from recon.identity import advisory_key
-from recon.incident import STAGES, commit_outcome, open_incident, run_stage
+from recon.incident import OUTCOME_ATTEMPTS, STAGES, commit_outcome, open_incident, run_stage
 from recon.pause import PauseState
 from recon.plan import Scope
 from recon.settings import Settings
@@ -316,11 +316,23 @@ def test_after_the_commit_it_says_committed(incident, settled) -> None:
         assert said == "The database says committed: the batch is rolled_back."
 
 
-def test_while_the_transaction_still_runs_it_is_unknown(incident, settled) -> None:
+def test_while_the_transaction_still_runs_it_is_unknown(incident, settled, monkeypatch) -> None:
+    waits: list[float] = []
+    monkeypatch.setattr("recon.incident.time.sleep", waits.append)
     with transaction(incident.engine) as connection:
         connection.execute(sa.select(sa.func.pg_advisory_xact_lock(advisory_key(incident.profile))))
         said = commit_outcome(Stage.APPLY, settled, incident.batch)
     assert said == "Whether it commits is unknown: its transaction is still running; ask `recon status` again."
+    assert waits == [0.25] * OUTCOME_ATTEMPTS
+
+
+def test_a_server_that_needs_a_moment_to_end_it_is_asked_again(incident, settled, monkeypatch) -> None:
+    """It learns late that its client is gone; until then nobody can say what becomes of the transaction."""
+    with incident.engine.connect() as connection:
+        connection.execute(sa.select(sa.func.pg_advisory_xact_lock(advisory_key(incident.profile))))
+        monkeypatch.setattr("recon.incident.time.sleep", lambda _: connection.rollback())
+        said = commit_outcome(Stage.APPLY, settled, incident.batch)
+    assert said == "The database says rolled back: the batch is approved, and nothing was written."
 
 
 def test_without_an_answer_it_is_unknown(incident, settled) -> None:

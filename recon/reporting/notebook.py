@@ -38,6 +38,8 @@ CELL_SECONDS = 900
 START_SECONDS = 120
 """How long a kernel may take to start, on a machine under load."""
 
+OUTPUT_SECONDS = 120
+"""How long what a cell shows may still be on its way when the cell has ended, on such a machine."""
 
 LOG = logging.getLogger(__name__)
 """Where the kernel's client complains; silent unless someone listens, since the outcome says the same."""
@@ -151,6 +153,7 @@ class _RecordingEngine(Engine):  # type: ignore[misc]
             kernel_manager_class=_Kernel,
             timeout=CELL_SECONDS,
             startup_timeout=START_SECONDS,
+            iopub_timeout=OUTPUT_SECONDS,
             log=LOG,
         )
         client.execute(env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)

@@ -16,6 +16,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
+from unittest import mock
 
 import bystanders
 import psycopg
@@ -40,6 +41,8 @@ OTHER_REPAIR, EARLIER, BATCH, SECOND = "theirs", "earlier", "incident-1", "incid
 OPEN_TRADE = "t4"
 LATE_FLUSHES = {"wal_writer_delay": "10s", "bgwriter_lru_maxpages": "0"}
 """Settings of the server under which a crash loses whatever a COMMIT does not hold, on a slow machine too."""
+STATUS_ATTEMPTS = 240
+"""How often a stage on a ground asks what became of its COMMIT: for a minute, however long a server recovers."""
 WRITES = 4
 """Rows that the batch writes: the fill of t1, fill and dust of t2, t3 reinstated."""
 
@@ -55,6 +58,7 @@ SELECT (SELECT string_agg({ROW.format("o", "")}, ',' ORDER BY order_id) FROM ord
        (SELECT md5(string_agg(o::text, ',' ORDER BY o::text COLLATE "C")) FROM orders AS o
         WHERE order_id NOT LIKE 'BFILL-%')"""
 SESSIONS = "SELECT pid FROM pg_stat_activity WHERE datname = current_database() AND application_name = 'recon'"
+OTHERS = "SELECT pid FROM pg_stat_activity WHERE backend_type = 'client backend' AND pid <> pg_backend_pid()"
 OVER_CLOSED = """
 SELECT string_agg(trade_id, ', ') FROM (
     SELECT trade_id FROM orders WHERE status IN ('filled', 'partially_filled') GROUP BY profile_id, symbol, trade_id
@@ -222,6 +226,13 @@ class Bench:
             time.sleep(0.001)
         return Standing(*self.ask(STANDS)[0])
 
+    def alone(self) -> None:
+        """Come back once nobody else is connected to the server: one that hung up is there for a moment."""
+        deadline = time.monotonic() + 60
+        while self.ask(OTHERS):
+            assert time.monotonic() < deadline, "somebody else is still connected"
+            time.sleep(0.001)
+
     def over_closed(self) -> str:
         """Trades that were closed further than they were opened."""
         return self.ask(OVER_CLOSED)[0][0] or ""
@@ -305,6 +316,8 @@ class Ground:
         if stage not in self._benches:
             made = Bench(self.server, self.home, self.folder, self.switch, stage, doors=self.doors)
             self._benches[stage] = made
+        for other in self._benches.values():
+            other.hang_up()
         bench = self._benches[stage]
         bench.rewind()
         return bench
@@ -324,7 +337,8 @@ def ground(home: Path, folder: Path, *, doors: bool = False) -> Iterator[Ground]
         for name, value in LATE_FLUSHES.items():
             connection.execute(f"ALTER SYSTEM SET {name} = '{value}'")
         connection.execute("SELECT pg_reload_conf()")
-    with patience(), pause_switch() as switch:
+    asking = mock.patch("recon.stages.writing.STATUS_ATTEMPTS", STATUS_ATTEMPTS)
+    with patience(), asking, pause_switch() as switch:
         made = Ground(server, home, folder, switch, doors=doors)
         try:
             yield made
@@ -337,7 +351,7 @@ def ground(home: Path, folder: Path, *, doors: bool = False) -> Iterator[Ground]
 def _delete_once_stopped(folder: Path) -> None:
     """Root's server does not live in its home, so that deleting the home would leave it behind."""
     descriptor = open_lock(folder / "watcher.lock")
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + 90
     while not try_lock(descriptor, shared=True) and time.monotonic() < deadline:
         time.sleep(0.02)
     os.close(descriptor)

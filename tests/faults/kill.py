@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import replace
 from itertools import count
+from unittest import mock
 
 from faults.bench import BATCH, SESSIONS, Bench, Ground, Pick, Said
 from faults.boundaries import COMMIT, Boundaries
@@ -78,7 +79,8 @@ def with_word(found: Judged, word: str, place: str) -> Judged:
 
 def killed_in_commit(bench: Bench) -> Judged:
     """The client is killed while the server works on its COMMIT, and the console is asked before that is over."""
-    late = ("reconciliation_batches", "INSERT OR UPDATE", "PERFORM pg_advisory_xact_lock_shared(7); RETURN NEW")
+    waits = "SET LOCAL lock_timeout TO 0; PERFORM pg_advisory_xact_lock_shared(7); RETURN NEW"
+    late = ("reconciliation_batches", "INSERT OR UPDATE", waits)
     with (
         triggered(bench, *late, deferred=True),
         runner(bench.recon_url, bench.incident.folder, bench.switch.url) as run,
@@ -87,10 +89,12 @@ def killed_in_commit(bench: Bench) -> Judged:
         other.exec_driver_sql("SELECT pg_advisory_xact_lock(7)")
         pid = run.start(bench.stage, BATCH, bench.folder / "in-commit.json")
         while not bench.ask("SELECT 1 FROM pg_locks WHERE NOT granted AND locktype = 'advisory'"):
+            assert lives(pid), "the client has to come to its COMMIT"
             time.sleep(0.002)
         os.kill(pid, signal.SIGKILL)
         run.ended(pid)
-        word = commit_outcome(bench.stage, bench.settings(), BATCH)
+        with mock.patch("recon.incident.OUTCOME_ATTEMPTS", 1):
+            word = commit_outcome(bench.stage, bench.settings(), BATCH)
         other.rollback()
     place = where(bench, bench.stands())
     return with_word(judged(bench, f"client of {bench.stage} in COMMIT", Said(), must="after"), word, place)
@@ -159,6 +163,6 @@ def crash(bench: Bench) -> bool:
     assert postmaster is not None
     bench.hang_up()
     postmaster.send_signal(signal.SIGQUIT)
-    postmaster.wait(30)
+    postmaster.wait(60)
     start(bench.home)
     return True

@@ -99,7 +99,7 @@ class Proxy:
             client.shutdown(socket.SHUT_RDWR)
         server.sendall(message[: int(verdict)] if verdict.isdigit() else b"" if verdict == "before" else message)
         if verdict == "lost":
-            select.select((server,), (), (), 10)
+            select.select((server,), (), (), 60)
         if verdict == "after":  # it is for the server to find out, once it has worked on the message
             while server.recv(1 << 16):
                 pass

@@ -10,13 +10,14 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import psycopg
 import sqlalchemy as sa
-from console import PROGRAM, clean_environment, stage_words
+from console import PROGRAM, clean_environment, patient_kernels, stage_words
 from sqlalchemy import event
 
-from faults.bench import BATCH, Bench, Ground, Pick, Said, plain
+from faults.bench import BATCH, STATUS_ATTEMPTS, Bench, Ground, Pick, Said, plain
 from faults.boundaries import CONNECT, Boundaries
 from faults.judge import Judged, judged, untruth, where
 from faults.kill import STAGES, boundaries
@@ -24,6 +25,7 @@ from faults.proxy import proxy
 from faults.triggers import triggered
 from recon.database import connect
 from recon.domain import Stage
+from recon.stages import writing
 
 # No connection left
 
@@ -37,7 +39,7 @@ class Crowd:
         self._full = threading.Event()
         self._thread = threading.Thread(target=self._press)
         self._thread.start()
-        assert self._full.wait(30)
+        assert self._full.wait(60)
 
     def _press(self) -> None:
         while not self._over.is_set():
@@ -50,7 +52,7 @@ class Crowd:
     def leave(self) -> None:
         """Give everything back."""
         self._over.set()
-        self._thread.join(30)
+        self._thread.join(60)
         for connection in self._held:
             connection.close()
 
@@ -67,12 +69,15 @@ def connections(ground: Ground, pick: Pick) -> Iterator[Judged]:
 
 
 def without_connection(bench: Bench, number: int) -> Judged:
-    """No connection is left from a boundary on, at which recon would connect."""
+    """No connection is left from a boundary on, at which recon would connect.
+
+    Whoever just hung up is gone by then: else there would be a connection for recon after all, or none for the judge.
+    """
     with ExitStack() as stack:
-        bench.ask("SELECT 1")
         engine = connect(bench.recon_url)
-        Boundaries(engine, number, lambda: _crowded(stack, bench))
+        Boundaries(engine, number, lambda: (bench.alone(), _crowded(stack, bench)))
         said = Said.by(bench.run(engine=engine))
+    bench.alone()
     return judged(bench, f"no connection at {number} of {bench.stage}", said, must="before")
 
 
@@ -96,16 +101,18 @@ def lost_in_the_crowd(bench: Bench, seconds: float) -> Judged:
             return "lost"
 
         between.cut = cut
-        said = Said.by(bench.run(engine=connect(between.url)))
-    unknown = seconds > 30
+        unknown = seconds > 30
+        with mock.patch.object(writing, "STATUS_ATTEMPTS", 20 if unknown else STATUS_ATTEMPTS):
+            said = Said.by(bench.run(engine=connect(between.url)))
+    bench.alone()
     case = f"no connection for {seconds:g} s after COMMIT of {bench.stage}"
     return judged(bench, case, said, nobody_answers=unknown, must="after")
 
 
 # Time-outs
 
-TIMEOUTS = {"lock_timeout": "150ms", "statement_timeout": "400ms"}
-"""In place of recon's ten seconds and five minutes."""
+LOCK_TIMEOUT, STATEMENT_TIMEOUT = "150ms", "400ms"
+"""In place of recon's ten seconds and five minutes, each only where it must be met: else a slow machine meets it."""
 
 LOCKS = {
     "orders": "LOCK TABLE orders IN ROW EXCLUSIVE MODE",
@@ -126,18 +133,30 @@ SLOW = {
 """Where a trigger takes longer than a statement may."""
 
 
-def impatient(url: str) -> sa.Engine:
-    """An engine on which recon's time-outs are short."""
+def impatient(url: str, name: str, short: str) -> sa.Engine:
+    """An engine on which one of recon's time-outs is short."""
     engine = connect(url)
 
     def shorten(_c: Any, _k: Any, statement: str, parameters: Any, *_: Any) -> tuple[str, Any]:
-        if isinstance(parameters, dict) and "lock_timeout" in parameters.values():
+        if isinstance(parameters, dict) and name in parameters.values():
             names, values = list(parameters), list(parameters.values())
-            for name, short in TIMEOUTS.items():
-                parameters[names[values.index(name) + 1]] = short
+            parameters[names[values.index(name) + 1]] = short
         return statement, parameters
 
     event.listen(engine, "before_cursor_execute", shorten, retval=True)
+    return engine
+
+
+def impatient_at_commit(url: str) -> sa.Engine:
+    """An engine on which recon's statements may take what they take, but for COMMIT."""
+    engine = connect(url)
+    commit = engine.dialect.do_commit
+
+    def do_commit(connection: Any) -> None:
+        connection.cursor().execute(f"SET LOCAL statement_timeout TO '{STATEMENT_TIMEOUT}'")
+        commit(connection)
+
+    engine.dialect.do_commit = do_commit  # type: ignore[method-assign]
     return engine
 
 
@@ -148,7 +167,7 @@ def lock_timeouts(ground: Ground, pick: Pick) -> Iterator[Judged]:
         for what in pick.cases(list(LOCKS)):
             with psycopg.connect(plain(bench.url)) as holder:
                 holder.execute(LOCKS[what])
-                said = Said.by(bench.run(engine=impatient(bench.recon_url)))
+                said = Said.by(bench.run(engine=impatient(bench.recon_url, "lock_timeout", LOCK_TIMEOUT)))
             codes: frozenset[str | None] = frozenset({"orders_locked"})
             yield judged(bench, f"{what} locked during {stage}", said, must="before", codes=codes)
 
@@ -162,8 +181,10 @@ def statement_timeouts(ground: Ground, pick: Pick) -> Iterator[Judged]:
             if stage is Stage.ROLLBACK and when == "INSERT":
                 continue
             sleep = f"PERFORM pg_sleep({0.1 if deferred else 3}); RETURN NEW"
+            url = bench.recon_url
+            engine = impatient_at_commit(url) if deferred else impatient(url, "statement_timeout", STATEMENT_TIMEOUT)
             with triggered(bench, table, when, sleep, deferred=deferred):
-                said = Said.by(bench.run(engine=impatient(bench.recon_url)))
+                said = Said.by(bench.run(engine=engine))
             codes: frozenset[str | None] = frozenset({None if deferred else "statement_timeout"})
             must = "after" if deferred else "before"
             yield judged(bench, f"{what} takes too long in {stage}", said, must=must, codes=codes)
@@ -269,7 +290,7 @@ def on_a_small_disk(bench: Bench, folder: Path, size: int) -> Judged:
 
 def told_by_console(bench: Bench, reports: Path) -> tuple[int, Said]:
     """Exit status and words of `recon run`, in a process of its own."""
-    environment = clean_environment() | {
+    environment = clean_environment() | patient_kernels(bench.folder / "ipython") | {
         "RECON_DATABASE_URL": bench.recon_url, "RECON_EXCHANGE": f"statement:{bench.incident.folder}",
         "RECON_TRADING_STATUS_URL": bench.switch.url, "RECON_REPORTS_DIR": str(reports), "RECON_ACTOR": "tester",
         "ENABLE_RECON_EXIT_BACKFILL": "true", "RECON_EXIT_BACKFILL_DRY_RUN": "false",

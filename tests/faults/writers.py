@@ -95,7 +95,7 @@ class Backend:
     def through(self) -> None:
         """Wait until it is through."""
         if self.thread is not None:
-            self.thread.join(30)
+            self.thread.join(60)
 
 
 def backend(ground: Ground, pick: Pick) -> Iterator[Judged]:
