@@ -16,6 +16,7 @@ import bystanders
 import pytest
 import sqlalchemy as sa
 from console import Place
+from hypothesis import HealthCheck, settings
 from incidents import Incident, an_incident, empty, pause_switch
 from signers import Keys, make_keys
 
@@ -24,6 +25,12 @@ from recon.embedded import EmbeddedServer, start
 from recon.embedded_watch import open_lock, try_lock
 
 Servers = Callable[[str], EmbeddedServer]
+
+# The same examples every time, however long they take: neither chance nor the machine decides how a test ends.
+settings.register_profile(
+    "steady", deadline=None, derandomize=True, database=None, suppress_health_check=[HealthCheck.too_slow]
+)
+settings.load_profile("steady")
 
 
 def pytest_configure() -> None:
