@@ -17,7 +17,7 @@ import pytest
 import sqlalchemy as sa
 from console import Place
 from hypothesis import HealthCheck, settings
-from incidents import Incident, an_incident, empty, pause_switch
+from incidents import Incident, an_incident, empty, patience, pause_switch
 from signers import Keys, make_keys
 
 from recon.database import connect
@@ -52,6 +52,13 @@ def other_rows_unchanged(request: pytest.FixtureRequest) -> Iterator[None]:
     assert not found or (excuse is not None and excuse.args[0]), found
 
 
+@pytest.fixture(scope="session", autouse=True)
+def patient() -> Iterator[None]:
+    """Every stage run here waits for the pause switch as long as a slow machine needs; `test_pause` has the limits."""
+    with patience():
+        yield
+
+
 def postgresql_15() -> Path | None:
     """The folder of a PostgreSQL 15's programs: RECON_TEST_PG_BIN (any version), else the system's."""
     named = os.environ.get("RECON_TEST_PG_BIN")
@@ -79,7 +86,7 @@ def bin_dirs() -> dict[str, Path | None]:
 def wait_until_stopped() -> Callable[[Path], None]:
     """Waits until the server that lives in a folder has stopped and its watcher is gone."""
 
-    def wait(folder: Path, seconds: float = 20) -> None:
+    def wait(folder: Path, seconds: float = 60) -> None:
         deadline = time.monotonic() + seconds
         descriptor = open_lock(folder / "watcher.lock")
         try:
