@@ -16,6 +16,7 @@ import bystanders
 import pytest
 import sqlalchemy as sa
 from console import Place
+from hypothesis import HealthCheck, settings
 from incidents import Incident, an_incident, empty, patience, pause_switch
 from signers import Keys, make_keys
 
@@ -25,19 +26,18 @@ from recon.embedded_watch import open_lock, try_lock
 
 Servers = Callable[[str], EmbeddedServer]
 
+# The same examples every time, however long they take: neither chance nor the machine decides how a test ends.
+settings.register_profile(
+    "steady", deadline=None, derandomize=True, database=None, suppress_health_check=[HealthCheck.too_slow]
+)
+settings.load_profile("steady")
+
 
 def pytest_configure() -> None:
     """Let signals be heard: a background job ignores Ctrl-C, one under nohup SIGHUP, and so would what it starts."""
     for number, handler in ((signal.SIGINT, signal.default_int_handler), (signal.SIGHUP, signal.SIG_DFL)):
         if signal.getsignal(number) is signal.SIG_IGN:
             signal.signal(number, handler)
-
-
-@pytest.fixture(scope="session", autouse=True)
-def patient() -> Iterator[None]:
-    """How fast the machine is decides nothing: what stages wait for the pause switch has a test of its own."""
-    with patience():
-        yield
 
 
 @pytest.fixture(autouse=True)
@@ -50,6 +50,13 @@ def other_rows_unchanged(request: pytest.FixtureRequest) -> Iterator[None]:
     found = bystanders.changes()
     excuse = request.node.get_closest_marker("other_rows_change")
     assert not found or (excuse is not None and excuse.args[0]), found
+
+
+@pytest.fixture(scope="session", autouse=True)
+def patient() -> Iterator[None]:
+    """Every stage run here waits for the pause switch as long as a slow machine needs; `test_pause` has the limits."""
+    with patience():
+        yield
 
 
 def postgresql_15() -> Path | None:

@@ -121,7 +121,7 @@ class Console:
 
     def finish(self, process: subprocess.Popen[str]) -> Answer:
         """Wait for a started command and take its answer."""
-        out, err = process.communicate(timeout=300)
+        out, err = process.communicate(timeout=900)
         return _searched(Answer(process.returncode, out, err))
 
     def __call__(self, *arguments: str) -> Answer:

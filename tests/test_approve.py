@@ -8,6 +8,8 @@ from decimal import Decimal
 import pytest
 from incidents import NOW, Incident, at, refusal
 
+from recon import workspace
+from recon.database import server_clock
 from recon.domain import Check, Verdict
 from recon.identity import canonical_time, digest
 from recon.stages.approve import approve
@@ -158,18 +160,18 @@ def test_an_expired_approval_is_refused_and_may_be_renewed(incident: Incident) -
     )
 
 
-def test_an_approval_that_expires_while_apply_waits_is_refused_too(incident: Incident) -> None:
-    """The clock is read again under the locks: here the server's own, and the approval ends during the fetch."""
+def test_an_approval_that_expires_while_apply_waits_is_refused_too(
+    incident: Incident, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The clock is read again under the locks: here the server's own, which a day passes on during the fetch."""
     incident.create_table().ghost("t1")
     live = incident.work(now=None)
     incident.plan(work=live)
-    soon = "(SELECT to_char(clock_timestamp() + '0.4 s', 'YYYY-MM-DD\"T\"HH24:MI:SS.US\"Z\"'))"
-    incident.tamper(
-        f"UPDATE reconciliation_batches SET approval = jsonb_set(approval, '{{expires_at}}', to_jsonb({soon}))"
-    )
-    incident.exchange.before = lambda: incident.sql("SELECT pg_sleep(0.5)")
+    days: list[timedelta] = []
+    monkeypatch.setattr(workspace, "server_clock", lambda held: sum(days, server_clock(held)))
+    incident.exchange.before = lambda: days.append(timedelta(hours=24))
     assert incident.run("apply", work=live).code == "approval_expired"
-    assert incident.backfills() == []
+    assert (len(days), incident.backfills()) == (1, [])
 
 
 def test_an_approval_of_another_plan_is_not_one(incident: Incident) -> None:

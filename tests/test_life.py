@@ -22,7 +22,7 @@ import pytest
 import sqlalchemy as sa
 from hypothesis import HealthCheck, Phase, settings
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule, run_state_machine_as_test
-from incidents import patience, pause_switch
+from incidents import pause_switch
 from life.backend import FOREVER
 from life.model import Scope
 from life.people import FORGERIES, KEYS, NAMES, OWNERS, House
@@ -77,7 +77,6 @@ class Machine(RuleBasedStateMachine):
         self.open = ExitStack()
         engine, folder, keys = self.where
         folder = Path(self.open.enter_context(TemporaryDirectory(dir=folder)))
-        self.open.enter_context(patience())
         self.life = Life(engine, folder, self.open.enter_context(pause_switch()), doors=DOORS, keys=keys)
         self.open.callback(self.life.close)
 

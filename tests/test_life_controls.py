@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 import sqlalchemy as sa
-from incidents import HookedStatement, patience, pause_switch
+from incidents import HookedStatement, pause_switch
 from life.backend import TOKEN
 from life.invariants import Broken
 from life.model import Scope
@@ -38,7 +38,7 @@ Mutation = Callable[[pytest.MonkeyPatch], None]
 @pytest.fixture
 def life(standing: Callable[[str], sa.Engine], tmp_path: Path) -> Iterator[Life]:
     """Two ghosts, on two symbols."""
-    with patience(), pause_switch() as switch:
+    with pause_switch() as switch:
         life = Life(standing("pg18"), tmp_path, switch)
         for symbol in ("BTC/USD", "ETH/USD"):
             life.lost_exit([(symbol, life.open_trade(symbol, "1", 0))], "whole", 20)

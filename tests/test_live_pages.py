@@ -131,7 +131,7 @@ WAYS: dict[str, tuple[Callable[..., Any], bool, bool]] = {
 }  # fmt: skip
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(TIMES, SIZES, PIECES, st.sampled_from(sorted(WAYS)), st.booleans())
 def test_a_cursor_reads_all_however_many_share_an_instant(
     millis: list[int], size: int, piece: timedelta | None, way: str, exclusive: bool
@@ -144,7 +144,7 @@ def test_a_cursor_reads_all_however_many_share_an_instant(
     assert [row["id"] for row in venue.fills if is_inside(row)] == sorted((r["id"] for r in read.trades), key=int)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(TIMES, SIZES, PIECES, st.sampled_from(sorted(WAYS)), TROUBLE)
 def test_a_cursor_loses_nothing_to_pages_that_repeat_or_fail(
     millis: list[int], size: int, piece: timedelta | None, way: str, trouble: list[str | None]
@@ -158,7 +158,7 @@ def test_a_cursor_loses_nothing_to_pages_that_repeat_or_fail(
         assert not read.gaps
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(TIMES, SIZES, PIECES, TROUBLE, st.booleans(), st.booleans())
 @example([5_000] * 7, 3, None, [], False, False)
 @example([0, 1, 5_000, 5_000, 5_000, 5_000], 3, None, [], False, True)

@@ -223,7 +223,7 @@ def test_reports_that_are_described_at_once_by_threads_and_processes_make_one_ch
     others = [subprocess.Popen(command) for _ in range(2)]
     with ThreadPoolExecutor(4) as pool:
         list(pool.map(lambda _: keep(folder, dry_run()), range(8)))
-    assert [process.wait(timeout=120) for process in others] == [0, 0]
+    assert [process.wait(timeout=600) for process in others] == [0, 0]
     manifest = read_manifest(folder)
     assert len([entry for entry in manifest.files if entry["name"].endswith(".ipynb")]) == 16
     assert failed(folder) == {}

@@ -178,9 +178,8 @@ def worlds(draw):
 
 
 rules = st.fixed_dictionaries({"base_fee": st.booleans()})
-calm = {"deadline": None, "derandomize": True, "suppress_health_check": [HealthCheck.too_slow]}
-many = settings(max_examples=200, **calm)
-some = settings(max_examples=100, **calm)
+many = settings(max_examples=200)
+some = settings(max_examples=100)
 
 
 def opened(facts: Facts) -> dict[tuple[str, str], Decimal]:
@@ -205,6 +204,13 @@ def shuffled(facts: Facts, seed: int, offset: int) -> Facts:
     known = facts.snapshot
     snapshot = replace(known, fills=mixed(known.fills, ["filled_at"]), positions=mixed(known.positions, []))
     return replace(facts, rows=mixed(facts.rows, ["filled_at", "created_at"]), snapshot=snapshot)
+
+
+def test_neither_chance_nor_the_machine_decides_how_an_example_ends():
+    """Nor what an earlier run left in a folder; for every test of the suite that draws examples."""
+    here = settings()
+    assert (here.deadline, here.derandomize, here.database) == (None, True, None)
+    assert HealthCheck.too_slow in here.suppress_health_check
 
 
 @many

@@ -216,7 +216,7 @@ def test_a_restored_backup_is_a_note_and_no_failure(place, servers) -> None:
     engine = create_engine(server.url(), isolation_level="AUTOCOMMIT")
     with engine.connect() as connection:
         connection.exec_driver_sql(  # a template must have no session, not even one that is about to end
-            "SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity WHERE datname = 'place'"
+            "SELECT pg_terminate_backend(pid, 60000) FROM pg_stat_activity WHERE datname = 'place'"
         )
         connection.exec_driver_sql("CREATE DATABASE restored TEMPLATE place")
     engine.dispose()

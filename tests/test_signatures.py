@@ -6,7 +6,6 @@ import os
 import pty
 import subprocess
 import sys
-import time
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -219,7 +218,6 @@ def test_a_key_with_a_passphrase_waits_for_nobody(tmp_path: Path, display: str |
     asker.write_text("#!/bin/sh\nsleep 600\n")
     asker.chmod(0o755)
     display_set = {"DISPLAY": display, "SSH_ASKPASS": str(asker)} if display else {}
-    begun = time.monotonic()
     reader, writer = os.pipe()  # never written to and never closed: whoever reads it waits
     try:
         ran = subprocess.run(
@@ -228,7 +226,7 @@ def test_a_key_with_a_passphrase_waits_for_nobody(tmp_path: Path, display: str |
             env=os.environ | display_set,
             capture_output=True,
             text=True,
-            timeout=50,
+            timeout=600,
             check=True,
         )
     finally:
@@ -237,7 +235,7 @@ def test_a_key_with_a_passphrase_waits_for_nobody(tmp_path: Path, display: str |
     assert ran.stdout.startswith("key_unusable ")
     assert "passphrase" in ran.stdout
     assert "There is no terminal" in ran.stdout
-    assert time.monotonic() - begun < 30
+    assert "gave no answer in" not in ran.stdout, "what waits is ended by recon after a minute"
 
 
 def test_a_passphrase_is_asked_on_the_terminal(tmp_path: Path) -> None:

@@ -601,7 +601,7 @@ _fills = st.builds(
 )
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(st.lists(_fills, max_size=8, unique_by=lambda fill: (fill.exchange_order_id, fill.fill_id)))
 def test_fills_written_as_csv_are_the_fills_read(fills: list[Fill]) -> None:
     with tempfile.TemporaryDirectory() as folder:
@@ -616,7 +616,7 @@ def test_fills_written_as_csv_are_the_fills_read(fills: list[Fill]) -> None:
     assert sorted(snapshot.fills, key=repr) == sorted(fills, key=repr)
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(st.binary(max_size=200) | st.text(max_size=200).map(str.encode))
 def test_any_bytes_are_read_or_refused(content: bytes) -> None:
     """Never another exception, whatever stands below the header."""
