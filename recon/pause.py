@@ -16,9 +16,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from enum import StrEnum
-from functools import cache
 
-import anyio
 import httpx
 from tenacity import Retrying, retry_if_exception_type, stop_after_attempt, wait_exponential
 
@@ -115,7 +113,6 @@ def _attempt(address: httpx.URL, headers: Mapping[bytes, bytes], seconds: float)
     """
     pool = ThreadPoolExecutor(1)
     try:
-        pool.submit(_load).result()
         answer = pool.submit(asyncio.run, _get(address, headers, seconds))
         status, body = answer.result(timeout=seconds + 0.5)
     except TimeoutError:
@@ -132,13 +129,6 @@ def _attempt(address: httpx.URL, headers: Mapping[bytes, bytes], seconds: float)
     if status != 200:
         raise _Unreadable(f"the status server answered HTTP {status}, expected 200; check its address and the token")
     return body
-
-
-@cache
-def _load() -> None:
-    """Load what httpx would with its first request: on a slow machine it takes long, and is no time of the server's."""
-    httpx.AsyncHTTPTransport(verify=False)
-    anyio.run(anyio.sleep, 0)
 
 
 async def _get(address: httpx.URL, headers: Mapping[bytes, bytes], seconds: float) -> tuple[int, bytes]:
