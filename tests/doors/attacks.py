@@ -288,6 +288,7 @@ ALTER VIEW {REINSTATE} RESET (check_option)
 ALTER VIEW {CANCEL} OWNER TO CURRENT_USER
 ALTER VIEW {INSERT} ALTER COLUMN status SET DEFAULT 'canceled'
 ALTER VIEW {INSERT} SET (security_invoker = true)
+COMMENT ON VIEW {INSERT} IS NULL
 CREATE RULE r AS ON INSERT TO {INSERT} DO INSTEAD INSERT INTO orders VALUES (NEW.*)
 CREATE TRIGGER t INSTEAD OF UPDATE ON {CANCEL} FOR EACH ROW EXECUTE FUNCTION pg_catalog.suppress_redundant_updates_trigger()
 CREATE OR REPLACE FUNCTION reconciliation_guard_batches() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NEW; END'
@@ -351,6 +352,7 @@ SELECT pg_switch_wal()
 UPDATE pg_class SET relowner = CURRENT_USER::regrole
 UPDATE pg_trigger SET tgenabled = 'D'
 DELETE FROM pg_rewrite
+UPDATE pg_description SET description = NULL
 INSERT INTO pg_auth_members SELECT * FROM pg_auth_members
 SELECT rolpassword FROM pg_authid
 """
