@@ -56,6 +56,9 @@ STAGES: Mapping[Stage, Callable[[Workspace, str, str], StageResult]] = {
 OUTCOME_ATTEMPTS = 20
 """How often `commit_outcome` asks again, a quarter of a second apart, while the transaction still runs."""
 
+FILTERED = ("row-level security", "decides which rows of orders are seen here: what its policies hide counts nowhere")
+"""In the run card where a policy may keep rows from recon, among them some that spend fills."""
+
 ROLES: Mapping[Stage, tuple[Role, ...]] = {
     Stage.DETECT: (Role.PLANNER, Role.READER),
     Stage.DRY_RUN: (Role.PLANNER,),
@@ -205,6 +208,7 @@ def _card(stage: Stage, work: Workspace, profile_id: str, batch_id: str) -> Tabl
         login = connection.execute(sa.text("SELECT session_user::text")).scalar_one()
         now = work.now(connection)
         found = protection(connection)
+        is_filtered = connection.execute(sa.text("SELECT row_security_active(to_regclass('orders'))")).scalar_one()
     where = (
         f"embedded demo, database {work.engine.url.database}" if work.settings.is_demo else shown_url(work.engine.url)
     )
@@ -228,6 +232,7 @@ def _card(stage: Stage, work: Workspace, profile_id: str, batch_id: str) -> Tabl
         *flags.items(),
         ("doors", found.sentence()),
         ("audit trail", found.audit_sentence()),
+        *([FILTERED] if is_filtered else []),
         ("database login", login),
         ("actor", work.actor),
         ("recon", version("recon")),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import uuid
 from pathlib import Path
 
 import pytest
@@ -210,6 +211,26 @@ def test_the_run_card_of_a_configured_database_shows_no_secret(environment, inci
     assert rows["trading status"] == "configured"
     assert (rows["narrowed to trades"], rows["narrowed to symbols"]) == ("no", "no")
     assert "demo" not in str(rows["clock"])
+
+
+def test_the_run_card_says_when_policies_decide_which_rows_are_seen(environment, incident) -> None:
+    """A row that is hidden may spend fills that another is then given."""
+    incident.create_table()
+    name = f"reader_{uuid.uuid4().hex[:8]}"
+    incident.sql(f"CREATE ROLE {name} LOGIN")
+    try:
+        incident.sql(f"GRANT SELECT ON ALL TABLES IN SCHEMA public TO {name}")
+        environment.setenv(
+            "RECON_DATABASE_URL", incident.engine.url.set(username=name).render_as_string(hide_password=False)
+        )
+        environment.setenv("RECON_EXCHANGE", f"statement:{incident.folder}")
+        assert card()["database login"] == name
+        assert "row-level security" not in card()
+        incident.sql("ALTER TABLE orders ENABLE ROW LEVEL SECURITY")
+        assert "what its policies hide counts nowhere" in card()["row-level security"]
+    finally:
+        incident.sql(f"DROP OWNED BY {name}")
+        incident.sql(f"DROP ROLE {name}")
 
 
 def test_the_run_card_says_in_plain_words_that_the_pause_is_not_required(environment) -> None:
