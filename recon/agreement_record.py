@@ -71,8 +71,11 @@ def place_note(connection: Connection, batch: Batch, last: LastRun | None) -> st
     differing = ", ".join(f"{key.replace('_', ' ')} {here[key]}, recorded {told[key]}" for key in changed)
     notes = [f"another database than the last run's ({differing})"] if differing else []
     recorded = (last.facts.get("protection") or {}).get("digest")
-    if recorded is not None and recorded != (found := protection(connection).digest):
-        notes.append(f"its doors and triggers have digest {found}, recorded {recorded}")
+    found = protection(connection)
+    if recorded is not None and recorded != found.digest:
+        notes.append(f"its doors and triggers have digest {found.digest}, recorded {recorded}")
+    if found.changed:
+        notes.append(f"its doors are not as `recon init --roles` made them: {', '.join(found.changed)}")
     if batch.state == last.facts["state"] and (stamped := _stamped_since(batch, last.facts.get("stamps", {}))):
         notes.append(f"the batch has {stamped}")
     return f"; note: {'; '.join(notes)}" if notes else ""

@@ -451,6 +451,22 @@ def test_verify_says_it_too(guarded: Incident, tmp_path: Path) -> None:
     assert 'GRANT recon_reader TO "nobody"' in told
 
 
+def test_verify_notes_doors_that_are_not_as_they_were(guarded: Incident, tmp_path: Path) -> None:
+    console = by_hand(guarded, "a_planner")
+    assert console.stage("detect", "main", "kept").status == 0
+
+    def said() -> str:
+        told = console.inside("verify", str(tmp_path / "reports" / "kept"))
+        assert told.status == 0
+        [line] = [line for line in told.out.splitlines() if line.startswith("ok   database: ")]
+        return line
+
+    assert "note" not in said()
+    guarded.sql(f"ALTER VIEW {INSERT} RESET (check_option)")
+    assert "; note: its doors and triggers have digest " in said()
+    assert said().endswith(f"; its doors are not as `recon init --roles` made them: view {INSERT} (changed)")
+
+
 def test_a_login_that_may_read_everything_by_itself_needs_no_role(
     guarded: Incident, maker: Callable[..., sa.Engine]
 ) -> None:

@@ -75,15 +75,15 @@ DECLARE
     given record;
 BEGIN
     FOR given IN
-        SELECT DISTINCT pg_class.oid::regclass AS relation,
+        SELECT pg_class.oid::regclass AS relation, string_agg(DISTINCT privilege_type, ', ') AS rights,
             CASE grantee WHEN 0 THEN 'PUBLIC' ELSE quote_ident(pg_get_userbyid(grantee)) END AS grantee
         FROM pg_class LEFT JOIN pg_attribute ON attrelid = pg_class.oid AND attacl IS NOT NULL,
             LATERAL (SELECT * FROM aclexplode(relacl) UNION ALL SELECT * FROM aclexplode(attacl)) AS acl
         WHERE pg_class.oid = ANY ({_array("to_regclass", TABLES)}) AND grantee <> relowner
             AND privilege_type <> 'SELECT'
+        GROUP BY 1, 3
     LOOP
-        EXECUTE format('REVOKE INSERT, UPDATE, DELETE, TRUNCATE, REFERENCES, TRIGGER ON %s FROM %s CASCADE',
-            given.relation, given.grantee);
+        EXECUTE format('REVOKE %s ON %s FROM %s CASCADE', given.rights, given.relation, given.grantee);
     END LOOP;
 END $$"""
 """Takes every right but SELECT on recon's tables from everybody; the views and their rights are made anew anyway."""
