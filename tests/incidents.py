@@ -102,10 +102,11 @@ class _Status(BaseHTTPRequestHandler):
         switch.asked += 1
         answer = switch.script.pop(0) if switch.script else switch.word
         body = (answer if isinstance(answer, str) else answer()).encode()
-        self.send_response(200)
-        self.send_header("Content-Length", str(len(body)))
-        self.end_headers()
-        self.wfile.write(body)
+        with suppress(ConnectionError):  # whoever asked may not have waited
+            self.send_response(200)
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
 
     def log_message(self, *_: object) -> None:
         """Stay silent."""
