@@ -10,7 +10,9 @@ from examined import checks, settings, url_of
 from incidents import EXTENDED, Incident
 from test_doors import approve_as, run_as
 
+from recon.database import transaction
 from recon.domain import StageResult, Verdict
+from recon.doors.trial import fired
 
 
 @pytest.fixture
@@ -36,6 +38,88 @@ def plan_as(incident: Incident, *, approved: bool = True) -> StageResult:
         assert planned.verdict is Verdict.GO, planned.message
         approve_as(incident, "an_approver")
     return planned
+
+
+# Triggers of the backend
+
+
+@pytest.fixture
+def logged(guarded: Incident) -> Incident:
+    """A trigger that logs each row, with its rights where the manual says that a row is written."""
+    guarded.sql("CREATE TABLE order_log (order_id text, status text)")
+    guarded.sql(
+        """CREATE FUNCTION log_order() RETURNS trigger LANGUAGE plpgsql AS
+           $$ BEGIN INSERT INTO order_log VALUES (new.order_id, new.status); RETURN NULL; END $$"""
+    )
+    guarded.sql("CREATE TRIGGER logs AFTER INSERT OR UPDATE ON orders FOR EACH ROW EXECUTE FUNCTION log_order()")
+    guarded.sql("GRANT INSERT ON order_log TO recon_applier, recon_undoer")
+    return guarded
+
+
+OWN_PATH = "ALTER FUNCTION log_order() SET search_path = "
+
+
+def test_a_trigger_that_stands_in_the_way_back_is_named_with_what_lets_it_run(logged: Incident) -> None:
+    """Each step is what the refusal before it advises; the control of both is the apply that then succeeds."""
+    plan_as(logged)
+    before = logged.everything()
+
+    def refused(why: str) -> str:
+        result = run_as(logged, "an_applier", "apply")
+        assert (result.verdict, result.code) == (Verdict.NO_GO, "orders_unsuitable"), result.message
+        assert (logged.everything(), logged.state()) == (before, "approved")
+        assert result.message is not None
+        assert why in result.message
+        assert "as recon_owner with search_path pg_catalog, pg_temp" in result.message
+        assert "here log_order(): grant recon_owner what they need" in result.message
+        return result.message
+
+    assert f"`{OWN_PATH}...`" in refused('relation "order_log" does not exist')
+    logged.sql(f"{OWN_PATH}public, pg_temp")
+    assert OWN_PATH not in refused("permission denied for table order_log")
+    logged.sql("GRANT INSERT ON order_log TO recon_owner")
+    applied = run_as(logged, "an_applier", "apply")
+    assert applied.verdict is Verdict.DONE, applied.message
+    assert run_as(logged, "an_undoer", "rollback").verdict is Verdict.DONE
+    assert logged.sql("SELECT status FROM order_log WHERE order_id LIKE 'BFILL-%%'") == [("filled",), ("canceled",)]
+
+
+def test_doctor_tells_beforehand_how_such_a_trigger_will_run(logged: Incident) -> None:
+    ok, said = doctor(logged, "a_planner")["triggers"]
+    assert (ok, "as recon_owner with search_path pg_catalog, pg_temp" in said) == (True, True), said
+    assert f"qualify every name in log_order(), or give it a search_path of its own, as in `{OWN_PATH}...`" in said
+    logged.sql(f"{OWN_PATH}public, pg_temp")
+    ok, said = doctor(logged, "a_planner")["triggers"]
+    assert (ok, "grant recon_owner what they need" in said, OWN_PATH in said) == (True, True, False), said
+    logged.sql("ALTER FUNCTION log_order() SECURITY DEFINER")
+    assert "recon_owner" not in doctor(logged, "a_planner")["triggers"][1], "it runs there as everywhere"
+    plan_as(logged)
+    applied = run_as(logged, "an_applier", "apply")
+    assert applied.verdict is Verdict.DONE, applied.message
+
+
+def test_only_triggers_that_fire_when_a_status_changes_are_named(logged: Incident) -> None:
+    logged.sql("DROP TRIGGER logs ON orders")
+    for name, when in {"new": "AFTER INSERT", "priced": "AFTER UPDATE OF price", "off": "AFTER UPDATE"}.items():
+        logged.sql(f"CREATE TRIGGER {name} {when} ON orders FOR EACH ROW EXECUTE FUNCTION log_order()")
+    logged.sql("ALTER TABLE orders DISABLE TRIGGER off")
+    logged.sql(
+        "CREATE CONSTRAINT TRIGGER late AFTER UPDATE ON orders DEFERRABLE INITIALLY DEFERRED FOR EACH ROW "
+        "EXECUTE FUNCTION log_order()"
+    )
+    ok, said = doctor(logged, "a_planner")["triggers"]
+    assert (ok, "new (AFTER INSERT, each row)" in said, "recon_owner" in said) == (True, True, False), said
+    logged.sql("CREATE TRIGGER states AFTER UPDATE OF status ON orders EXECUTE FUNCTION log_order()")
+    assert "here log_order(): " in doctor(logged, "a_planner")["triggers"][1]
+
+
+def test_without_doors_nothing_is_tried_as_somebody_else(incident: Incident) -> None:
+    incident.create_table(doors=False).ghost("t1")
+    incident.sql("CREATE FUNCTION seen() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NEW; END'")
+    incident.sql("CREATE TRIGGER sees BEFORE UPDATE ON orders FOR EACH ROW EXECUTE FUNCTION seen()")
+    with transaction(incident.engine, read_only=True) as connection:
+        assert fired(connection) == []
+    assert "recon_owner" not in checks(settings(incident))["triggers"].detail
 
 
 # Row-level security

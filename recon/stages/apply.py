@@ -28,6 +28,7 @@ from recon.domain import (
     Verdict,
     Window,
 )
+from recon.doors.trial import fired, remedy
 from recon.errors import ReconError, Refused
 from recon.evidence import UnitKey
 from recon.identity import canonical_json, canonical_symbol, canonical_time
@@ -136,10 +137,12 @@ def _require_way_back(held: Held, order_ids: Sequence[str]) -> None:
     """
     for order_id in order_ids:
         if why := held.orders.why_not_canceled(held.connection, held.batch.profile_id, order_id, held.now):
+            told = remedy(fired(held.connection))
+            first = f". {told}. If that is so, " if told else "; "
             raise Refused(
                 "orders_unsuitable",
                 f"A backfill row could not be canceled again ({why}), so there would be no way back. Nothing was "
-                "written; let status become 'canceled' on such rows, then run again.",
+                f"written{first}let status become 'canceled' on such rows, then run again.",
             )
 
 
