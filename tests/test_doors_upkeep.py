@@ -2,17 +2,27 @@
 
 from __future__ import annotations
 
+import re
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
+import sqlalchemy as sa
 from console import with_password
 from doors.people import make_people
-from examined import checks, settings, url_of
-from incidents import EXTENDED, Incident
+from examined import checks, failed, settings, url_of
+from incidents import EXTENDED, Incident, an_incident
 from test_doors import approve_as, run_as
+from test_readme import README
 
 from recon.database import transaction
 from recon.domain import StageResult, Verdict
+from recon.doors.names import Role
 from recon.doors.trial import fired
+from recon.embedded import start
+
+RERUN = "run `recon init --roles`"
 
 
 @pytest.fixture
@@ -38,6 +48,90 @@ def plan_as(incident: Incident, *, approved: bool = True) -> StageResult:
         assert planned.verdict is Verdict.GO, planned.message
         approve_as(incident, "an_approver")
     return planned
+
+
+# Migrations
+
+
+MIGRATIONS = {
+    "renamed": (("ALTER TABLE orders RENAME desk TO trading_desk",), "found other columns (desk, trading_desk)"),
+    "added": (
+        (
+            "ALTER TABLE orders ADD COLUMN book text NOT NULL DEFAULT 'main'",
+            "ALTER TABLE orders ALTER COLUMN book DROP DEFAULT",
+        ),
+        "found other columns (book)",
+    ),
+    "no longer copied": (("ALTER TABLE orders ALTER COLUMN desk DROP NOT NULL",), "found other columns (desk)"),
+}
+
+
+@pytest.mark.parametrize("name", MIGRATIONS)
+def test_a_migration_that_the_doors_do_not_follow_is_told_by_dry_run_and_apply(guarded: Incident, name: str) -> None:
+    changes, found = MIGRATIONS[name]
+    plan_as(guarded)
+    for change in changes:
+        guarded.sql(change)
+    before = guarded.everything()
+    refused = run_as(guarded, "an_applier", "apply")
+    assert (refused.verdict, refused.code) == (Verdict.NO_GO, "doors_outdated"), refused.message
+    assert refused.message == (
+        f"The doors were made for orders as it was: expected the doors of today's orders, {found}. Nothing was "
+        f"written; {RERUN}, then run again."
+    )
+    assert (guarded.everything(), guarded.state()) == (before, "approved")
+    guarded.batch = "incident-2"
+    refused = plan_as(guarded, approved=False)
+    assert (refused.verdict, refused.code, guarded.state()) == (Verdict.NO_GO, "doors_outdated", "detected")
+    ok, said = doctor(guarded, "a_planner")["doors"]
+    assert (ok, said) == (False, f"expected the doors of today's orders, {found}; {RERUN}.")
+    guarded.make_doors()
+    plan_as(guarded)
+    applied = run_as(guarded, "an_applier", "apply")
+    assert applied.counts == {"APPLIED": 1}, applied.message
+
+
+def test_a_table_that_took_the_place_of_orders_is_told_too(guarded: Incident) -> None:
+    plan_as(guarded)
+    guarded.sql("ALTER TABLE orders RENAME TO orders_old")
+    guarded.sql("CREATE TABLE orders (LIKE orders_old INCLUDING ALL)")
+    guarded.sql("INSERT INTO orders SELECT * FROM orders_old")
+    guarded.sql(f"GRANT SELECT ON orders TO {', '.join(Role)}")
+    before = guarded.everything()
+    refused = run_as(guarded, "an_applier", "apply")
+    assert (refused.code, "on another table. Nothing was written" in (refused.message or "")) == (
+        "doors_outdated",
+        True,
+    )
+    assert guarded.everything() == before
+
+
+@pytest.mark.parametrize(("change", "code"), [
+    ("ALTER TABLE orders DROP COLUMN desk", "2BP01"), ("ALTER TABLE orders ALTER COLUMN desk TYPE varchar(9)", "0A000"),
+])  # fmt: skip
+def test_other_migrations_postgresql_refuses_until_the_views_are_dropped(
+    guarded: Incident, change: str, code: str
+) -> None:
+    """As README says, with its own statement."""
+    with pytest.raises(sa.exc.DBAPIError) as refused:
+        guarded.sql(change)
+    assert refused.value.orig.sqlstate == code  # type: ignore[union-attr]
+    [drop] = re.findall(r"`(DROP VIEW [^`]+)`", README)
+    guarded.sql(drop)
+    guarded.sql(change)
+    guarded.make_doors()
+    plan_as(guarded)
+    applied = run_as(guarded, "an_applier", "apply")
+    assert applied.counts == {"APPLIED": 1}, applied.message
+
+
+def test_a_rollback_needs_no_door_of_todays_columns(guarded: Incident) -> None:
+    """Nor does an apply that only compares, because it was done before."""
+    plan_as(guarded)
+    assert run_as(guarded, "an_applier", "apply").verdict is Verdict.DONE
+    guarded.sql("ALTER TABLE orders RENAME desk TO trading_desk")
+    assert run_as(guarded, "an_applier", "apply").counts == {"SKIP_EXISTING": 1}
+    assert run_as(guarded, "an_undoer", "rollback").verdict is Verdict.DONE
 
 
 # Triggers of the backend
@@ -188,3 +282,65 @@ def test_a_profile_that_row_level_security_hides_is_not_called_unknown_alone(gua
     assert run_as(guarded, "a_planner", "detect").message == (
         "Profile 'other' has no row in orders. Check the name; it is case-sensitive."
     )
+
+
+# Roles that are gone
+
+
+@pytest.fixture
+def alone(tmp_path_factory: pytest.TempPathFactory, wait_until_stopped, tmp_path: Path) -> Iterator[Incident]:
+    """The same on a server of its own, for roles are those of the whole server."""
+    server = start(tmp_path_factory.mktemp("alone-home"))
+    try:
+        with an_incident(server.url(), tmp_path) as incident:
+            incident.create_table(doors=True).ghost("t1")
+            make_people(incident.engine)
+            yield incident
+    finally:
+        server.close()
+        wait_until_stopped(server.folder)
+        shutil.rmtree(server.folder)
+
+
+def test_a_role_that_is_gone_is_told_and_made_again(alone: Incident) -> None:
+    plan_as(alone)
+    for statement in ("DROP OWNED BY recon_applier", "DROP ROLE recon_applier"):
+        alone.sql(statement)
+    assert doctor(alone, "a_planner")["doors"] == (
+        False,
+        f"expected this server to have recon's roles, found no recon_applier; {RERUN}, then grant again what was "
+        "granted.",
+    )
+    before = alone.everything()
+    refused = run_as(alone, "an_applier", "apply")
+    assert (refused.verdict, refused.code) == (Verdict.NO_GO, "role_missing")
+    assert refused.message == (
+        "Behind the doors of this database this takes the role recon_applier, and this server has none of that name: "
+        "it was dropped, or the database comes from another server. Run `recon init --roles`, which makes it, then "
+        '`GRANT recon_applier TO "an_applier"`.'
+    )
+    assert alone.everything() == before
+    alone.make_doors()
+    assert 'GRANT recon_applier TO "an_applier"' in (run_as(alone, "an_applier", "apply").message or "")
+    alone.sql("GRANT recon_applier TO an_applier")
+    applied = run_as(alone, "an_applier", "apply")
+    assert applied.verdict is Verdict.DONE, applied.message
+
+
+def test_so_are_all_of_them_where_the_database_came_from_another_server(alone: Incident) -> None:
+    every = (*Role, "recon_owner")
+    alone.sql("REASSIGN OWNED BY recon_owner TO CURRENT_USER")
+    for role in every:
+        alone.sql(f"DROP OWNED BY {role}")
+        alone.sql(f"DROP ROLE {role}")
+    found = checks(settings(alone))
+    assert found["doors"].detail.startswith(
+        f"expected this server to have recon's roles, found no {', '.join(every)}; "
+    )
+    assert "doors" in failed(found)
+    refused = run_as(alone, "a_planner", "detect")
+    assert (refused.code, RERUN in (refused.message or "").replace("Run", "run")) == ("role_missing", True)
+    alone.make_doors()
+    assert checks(settings(alone))["doors"].ok
+    alone.sql("GRANT recon_planner TO a_planner")
+    assert run_as(alone, "a_planner", "detect").verdict is Verdict.DONE

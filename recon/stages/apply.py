@@ -28,6 +28,7 @@ from recon.domain import (
     Verdict,
     Window,
 )
+from recon.doors.fit import require_fit
 from recon.doors.trial import fired, remedy
 from recon.errors import ReconError, Refused
 from recon.evidence import UnitKey
@@ -50,8 +51,8 @@ def apply(work: Workspace, profile_id: str, batch_id: str) -> StageResult:
     """Write the approved rows, their audit rows and the batch's state together; writes.
 
     On a batch that is applied already it compares the approved rows with `orders`, appends SKIP_EXISTING rows
-    and writes nothing else. Raises `Refused`: backfill_disabled, dry_run_only, illegal_transition, stale_plan,
-    existing_row_differs, and those of `approval.require_valid` and `writing.write`.
+    and writes nothing else. Raises `Refused`: backfill_disabled, dry_run_only, illegal_transition, doors_outdated,
+    stale_plan, existing_row_differs, and those of `approval.require_valid` and `writing.write`.
     """
     require_enabled(work)
     if work.settings.recon_exit_backfill_dry_run:
@@ -61,7 +62,10 @@ def apply(work: Workspace, profile_id: str, batch_id: str) -> StageResult:
     with transaction(work.engine, read_only=True) as connection:
         batch = batches.load(connection, batch_id, profile_id)
         batch.after(Action.APPLY)
-        asked = wanted(connection, reflect(connection, profile_id), profile_id, work.exchange)
+        orders = reflect(connection, profile_id)
+        if batch.state is State.APPROVED:
+            require_fit(connection, orders)
+        asked = wanted(connection, orders, profile_id, work.exchange)
         now = work.now(connection)
     if batch.state is not State.APPROVED:
         return _compare(work, batch, now)
