@@ -15,6 +15,7 @@ from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+import sqlalchemy as sa
 from sqlalchemy.engine import Connection, Engine
 
 from recon import audit, demo, embedded
@@ -210,7 +211,11 @@ def reflect(connection: Connection, profile_id: str) -> Orders:
     """
     orders = Orders.reflect(connection)
     if not orders.has_rows(connection, profile_id):
-        raise Refused(
-            "unknown_profile", f"Profile {profile_id!r} has no row in orders. Check the name; it is case-sensitive."
-        )
+        seen, more = "has no row in orders", ""
+        hidden = sa.text("SELECT row_security_active(to_regclass('orders')), current_user::text")
+        is_filtered, user = connection.execute(hidden).one()
+        if is_filtered:
+            seen = f"has no row in orders that {user} may see: row-level security is on"
+            more = f" If it is right, let a policy on orders show {user} every row of the profile; ask `recon doctor`."
+        raise Refused("unknown_profile", f"Profile {profile_id!r} {seen}. Check the name; it is case-sensitive.{more}")
     return orders

@@ -6,7 +6,8 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
 from recon.doctor.asking import Finding
-from recon.doors.access import is_member, protection
+from recon.doors.access import is_member, missing_roles, protection
+from recon.doors.fit import misfit
 from recon.doors.names import CANCEL, INSERT, LOCK, OWNER, REINSTATE, Role
 from recon.doors.sequences import INSERTING, closed_sequences
 from recon.orders import Orders
@@ -28,19 +29,20 @@ def doors(connection: Connection) -> Finding:
         return False, f"expected all four doors, found no {', '.join(missing)}; run `recon init --roles`."
     if missing:
         return True, "none: this login's own rights on orders decide; `recon init --roles` makes them"
-    if not _reads_orders(connection):
-        return False, "expected doors that read today's orders, found them on another table; run `recon init --roles`."
     if _hidden(connection):
         return False, (
             f"expected {OWNER} to see every row of orders, found row-level security without a policy for it; let the "
             f"owner of orders run `CREATE POLICY {OWNER} ON orders TO {OWNER} USING (true)`."
         )
-    wanted, there = set(Orders.reflect(connection).writable), _columns(connection)
-    if wanted != there:
-        named = ", ".join(sorted(wanted ^ there))
-        return False, f"expected the doors of today's orders, found other columns ({named}); run `recon init --roles`."
+    if found := misfit(connection, Orders.reflect(connection)):
+        return False, f"{found}; run `recon init --roles`."
     if closed := [grant for table in INSERTING for grant in closed_sequences(connection, table)]:
         return False, f"expected its roles to draw new ids, found that they may not; run `{'; '.join(closed)}`."
+    if gone := missing_roles(connection):
+        return False, (
+            f"expected this server to have recon's roles, found no {', '.join(gone)}; run `recon init --roles`, then "
+            "grant again what was granted."
+        )
     if (held := protection(connection)).changed:
         return False, (
             f"expected the doors as `recon init --roles` made them, found otherwise: {', '.join(held.changed)}. Find "
@@ -58,18 +60,6 @@ def _is_there(connection: Connection, name: str) -> bool:
     return bool(connection.execute(sa.select(sa.func.to_regclass(name).is_not(None))).scalar_one())
 
 
-def _reads_orders(connection: Connection) -> bool:
-    """Whether the door reads the table that `orders` names now, not one of which it was the name before."""
-    query = sa.text(
-        """
-        SELECT EXISTS (SELECT FROM pg_rewrite JOIN pg_depend ON objid = pg_rewrite.oid
-            WHERE classid = 'pg_rewrite'::regclass AND ev_class = to_regclass(:door)
-            AND refclassid = 'pg_class'::regclass AND refobjid = to_regclass('orders'))
-        """
-    )
-    return bool(connection.execute(query, {"door": INSERT}).scalar_one())
-
-
 def _hidden(connection: Connection) -> bool:
     """Whether row-level security keeps the rows of `orders` from the owner of the doors: no policy speaks of it."""
     query = sa.text(
@@ -82,13 +72,6 @@ def _hidden(connection: Connection) -> bool:
         """
     )
     return bool(connection.execute(query, {"owner": OWNER}).scalar_one())
-
-
-def _columns(connection: Connection) -> set[str]:
-    query = sa.text(
-        "SELECT attname::text FROM pg_attribute WHERE attrelid = to_regclass(:door) AND attnum > 0 AND NOT attisdropped"
-    )
-    return set(connection.execute(query, {"door": INSERT}).scalars())
 
 
 def audit_trail(connection: Connection) -> Finding:

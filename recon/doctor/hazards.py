@@ -6,6 +6,7 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
 from recon.doctor.asking import Finding
+from recon.doors.trial import fired, remedy
 
 ROW, BEFORE, INSERT, UPDATE = 1, 2, 4, 16
 """Bits of pg_trigger.tgtype."""
@@ -25,9 +26,11 @@ def triggers(connection: Connection) -> Finding:
     found = [f"{name} ({_when(kind)})" for name, kind in connection.execute(query, {"written": INSERT | UPDATE})]
     if not found:
         return True, "none fires on INSERT or UPDATE of orders"
+    told = remedy(fired(connection))
     return True, (
         f"{', '.join(found)} will fire for recon's rows. A trigger may alter or drop a row, or act on other tables: "
         "see that it leaves BFILL- rows alone; validate finds a row that is not as planned"
+        f"{told and f'. A row must also let itself be canceled again. {told}'}"
     )
 
 

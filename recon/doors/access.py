@@ -10,7 +10,7 @@ from sqlalchemy.engine import Connection, Engine
 from recon.audit import is_append_only, metadata
 from recon.database import ROLE, transaction
 from recon.doors.made import found
-from recon.doors.names import INSERT, Role
+from recon.doors.names import INSERT, OWNER, Role
 from recon.errors import Refused
 
 
@@ -59,6 +59,14 @@ def behind(engine: Engine, *roles: Role) -> Engine:
             if is_member(connection, role):
                 return engine.execution_options(**{ROLE: role.value})
         user: str = connection.execute(sa.select(sa.literal_column("session_user"))).scalar_one()
+        gone = roles[0] in missing_roles(connection)
+    if gone:
+        raise Refused(
+            "role_missing",
+            f"Behind the doors of this database this takes the role {roles[0].value}, and this server has none of that "
+            "name: it was dropped, or the database comes from another server. Run `recon init --roles`, which makes "
+            f'it, then `GRANT {roles[0].value} TO "{user}"`.',
+        )
     raise Refused(
         "role_missing",
         f"Behind the doors of this database this takes the role {roles[0].value}, and {user} has it not. Let a person "
@@ -119,6 +127,12 @@ def is_member(connection: Connection, role: Role) -> bool:
         """
     )
     return bool(connection.execute(query, {"role": role.value}).scalar_one())
+
+
+def missing_roles(connection: Connection) -> list[str]:
+    """Recon's roles, its owner included, that this server does not have; reads only."""
+    have = set(connection.execute(sa.text("SELECT rolname::text FROM pg_roles")).scalars())
+    return [name for name in (*Role, OWNER) if name not in have]
 
 
 def protection(connection: Connection) -> Protection:

@@ -28,6 +28,8 @@ from recon.domain import (
     Verdict,
     Window,
 )
+from recon.doors.fit import require_fit
+from recon.doors.trial import fired, remedy
 from recon.errors import ReconError, Refused
 from recon.evidence import UnitKey
 from recon.identity import canonical_json, canonical_symbol, canonical_time
@@ -49,8 +51,8 @@ def apply(work: Workspace, profile_id: str, batch_id: str) -> StageResult:
     """Write the approved rows, their audit rows and the batch's state together; writes.
 
     On a batch that is applied already it compares the approved rows with `orders`, appends SKIP_EXISTING rows
-    and writes nothing else. Raises `Refused`: backfill_disabled, dry_run_only, illegal_transition, stale_plan,
-    existing_row_differs, and those of `approval.require_valid` and `writing.write`.
+    and writes nothing else. Raises `Refused`: backfill_disabled, dry_run_only, illegal_transition, doors_outdated,
+    stale_plan, existing_row_differs, and those of `approval.require_valid` and `writing.write`.
     """
     require_enabled(work)
     if work.settings.recon_exit_backfill_dry_run:
@@ -60,7 +62,10 @@ def apply(work: Workspace, profile_id: str, batch_id: str) -> StageResult:
     with transaction(work.engine, read_only=True) as connection:
         batch = batches.load(connection, batch_id, profile_id)
         batch.after(Action.APPLY)
-        asked = wanted(connection, reflect(connection, profile_id), profile_id, work.exchange)
+        orders = reflect(connection, profile_id)
+        if batch.state is State.APPROVED:
+            require_fit(connection, orders)
+        asked = wanted(connection, orders, profile_id, work.exchange)
         now = work.now(connection)
     if batch.state is not State.APPROVED:
         return _compare(work, batch, now)
@@ -136,10 +141,12 @@ def _require_way_back(held: Held, order_ids: Sequence[str]) -> None:
     """
     for order_id in order_ids:
         if why := held.orders.why_not_canceled(held.connection, held.batch.profile_id, order_id, held.now):
+            told = remedy(fired(held.connection))
+            first = f". {told}. If that is so, " if told else "; "
             raise Refused(
                 "orders_unsuitable",
                 f"A backfill row could not be canceled again ({why}), so there would be no way back. Nothing was "
-                "written; let status become 'canceled' on such rows, then run again.",
+                f"written{first}let status become 'canceled' on such rows, then run again.",
             )
 
 

@@ -13,6 +13,7 @@ from recon import audit, batches
 from recon.batches import Action
 from recon.database import transaction
 from recon.domain import Check, Decision, Reason, Snapshot, StageResult
+from recon.doors.fit import require_fit
 from recon.doors.sequences import closed_sequences
 from recon.errors import Refused
 from recon.pause import PauseAnswer
@@ -43,13 +44,15 @@ class _Reading:
 def dry_run(work: Workspace, profile_id: str, batch_id: str) -> StageResult:
     """Plan the batch and record the plan; writes audit rows and the batch, changes no row of orders.
 
-    Raises `Refused`: backfill_disabled, illegal_transition, unknown_profile, orders_unsuitable,
+    Raises `Refused`: backfill_disabled, illegal_transition, unknown_profile, orders_unsuitable, doors_outdated,
     evidence_unreadable, scope_matches_nothing, batch_too_large.
     """
     require_enabled(work)
     with transaction(work.engine, read_only=True) as connection:
         batches.load(connection, batch_id, profile_id).after(Action.DRY_RUN)
-        asked = wanted(connection, reflect(connection, profile_id), profile_id, work.exchange)
+        orders = reflect(connection, profile_id)
+        require_fit(connection, orders)
+        asked = wanted(connection, orders, profile_id, work.exchange)
         now = work.now(connection)
     pause = work.pause(profile_id)
     snapshot = work.fetch(profile_id, now, asked)
