@@ -5,7 +5,7 @@
 #   make test        format, lint, types, tests, and the notebooks cell by cell against their saved outputs
 #   make lint        the first three of these
 #   make venues      hundreds of readings of a venue whose answers go wrong, and what 200,000 fills take; some minutes
-#   make faults      an apply and a rollback struck by every fault at every moment, and what was left; up to 45 minutes,
+#   make faults      an apply and a rollback struck by every fault at every moment, and what was left; about two hours,
 #                    or fewer cases: make faults SWEEPS=cut-apply,locks STEP=100
 #   make doors       every statement that tries to get around the doors, doors made less strict, and what they cost
 #   make notebooks   run the notebooks on the demo and save their outputs in place
