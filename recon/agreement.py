@@ -45,7 +45,7 @@ NOT_COMPARED = Check(
     "not compared: a check of the folder failed. What a folder says counts once it holds by itself: put right what "
     "failed above, then verify again",
 )
-"""What stands in the place of `database_checks` where a check of the folder fails."""
+"""What stands in the place of `database_checks` where a check of the folder fails, but for a demand."""
 
 
 def database_checks(settings: Settings, directory: Path, *, signing: bool = False) -> list[Check]:

@@ -245,7 +245,7 @@ def verify_command(directory: Path, allowed_signers: Path | None, require_signat
     report and of the approvals in it, are those of people whom the allowed-signers file names.
 
     With it: the batch, each of its audit rows and each of its rows in orders are as reported and recorded. A folder
-    that does not hold by itself is not held against the database.
+    that does not hold by itself is not held against the database; one that lacks a required signature is.
 
     Each failure names the file or the row. Exit status: 0 all checks hold, 1 one does not, 2 there is no DIR, or
     FILE or that of RECON_ALLOWED_SIGNERS cannot be read.
@@ -256,7 +256,7 @@ def verify_command(directory: Path, allowed_signers: Path | None, require_signat
         readable(allowed)
     signed = settings.recon_require_signature
     checks = verify_folder(directory, allowed, require_signature=require_signature, require_approvals=signed)
-    if all(check.ok for check in checks):
+    if all(check.ok or check.is_demand for check in checks):
         checks += database_checks(settings, directory)
     else:
         checks.append(NOT_COMPARED)
