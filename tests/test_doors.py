@@ -341,6 +341,10 @@ def test_verify_says_it_too(guarded: Incident, tmp_path: Path) -> None:
     [told] = [line for line in said.out.splitlines() if line.startswith("FAIL")]
     assert told.startswith("FAIL database: role_missing: ")
     assert 'GRANT recon_reader TO "nobody"' in told
+    assert told.endswith(f" To check the folder alone: `RECON_DATABASE_URL= recon verify {folder}`.")
+    alone = by_hand(guarded, "nobody").but(RECON_DATABASE_URL="").inside("verify", folder)
+    assert alone.status == 0, alone
+    assert "ok   database: not compared: no database is configured (RECON_DATABASE_URL)" in alone.out
 
 
 def test_a_login_that_may_read_everything_by_itself_needs_no_role(
