@@ -20,9 +20,10 @@ import click
 
 from recon import audit, batches
 from recon.agreement import NOT_COMPARED, database_checks
+from recon.approval import holds
 from recon.database import transaction
 from recon.doctor import examine
-from recon.domain import Check, Stage
+from recon.domain import Check, Stage, State
 from recon.doors.access import for_reading
 from recon.doors.roles import create_doors, role_script
 from recon.errors import ReconError
@@ -200,7 +201,12 @@ def status_command(profile_id: str | None, as_json: bool) -> None:
             "plan_digest": batch.plan_digest,
             "updated_at": f"{batch.updated_at:%Y-%m-%dT%H:%M:%S.%fZ}",
             "updated_by": batch.updated_by,
-            "next": batch.next_command(settings.recon_reports_dir, key=settings.recon_require_signature, now=now),
+            "next": batch.next_command(
+                settings.recon_reports_dir,
+                key=settings.recon_require_signature,
+                now=now,
+                void=batch.state is State.APPROVED and not holds(batch, settings, now),
+            ),
         }
         for batch in found
     ]

@@ -78,9 +78,12 @@ def test_an_apply_that_was_not_signed_is_refused_through_the_notebook(place: Pla
         assert console.stage(stage, "unsigned", "sign-2").status == 0
     assert console.approve("sign-2").out.endswith("approved by a reviewer, not signed\n")
     required = console.but(RECON_REQUIRE_SIGNATURE="true", RECON_ALLOWED_SIGNERS=str(keys.allowed))
+    told = "Next: recon approve --batch-id sign-2 --by NAME --key PATH\n"
+    assert told in required.inside("status", "--profile-id", "unsigned").out
     answer = required.stage("apply", "unsigned", "sign-2")
     assert (answer.status, "signature_missing: " in answer.out) == (3, True)
     assert incident.backfills() == []
+    assert "Next: recon run apply " in console.inside("status", "--profile-id", "unsigned").out
     assert console.stage("apply", "unsigned", "sign-2").status == 0
 
 
