@@ -6,6 +6,7 @@ The reports decide what is expected; what the database says of itself never excu
 from __future__ import annotations
 
 import json
+import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -45,7 +46,7 @@ NOT_COMPARED = Check(
     "not compared: a check of the folder failed. What a folder says counts once it holds by itself: put right what "
     "failed above, then verify again",
 )
-"""What stands in the place of `database_checks` where a check of the folder fails."""
+"""What stands in the place of `database_checks` where a check of the folder fails, but for a demand."""
 
 
 def database_checks(settings: Settings, directory: Path, *, signing: bool = False) -> list[Check]:
@@ -68,7 +69,10 @@ def database_checks(settings: Settings, directory: Path, *, signing: bool = Fals
             checks = _Comparison(connection, batch, results, actors, directory, signing).checks()
             return [replace(check, detail=struck_text(check.detail, settings)) for check in checks]
     except ReconError as error:
-        return [Check("database", False, f"{error.code}: {error.message}")]
+        said = f"{error.code}: {error.message}"
+        if not signing and not settings.is_demo:
+            said += f" To check the folder alone: `RECON_DATABASE_URL= recon verify {shlex.quote(str(directory))}`."
+        return [Check("database", False, said)]
 
 
 def _results(directory: Path) -> list[dict[str, Any]]:
@@ -82,6 +86,14 @@ def _results(directory: Path) -> list[dict[str, Any]]:
         json.loads((directory / name).read_text(encoding="utf-8")) | {"report": name.removesuffix("json") + "ipynb"}
         for _, _, name in sorted(found)
     ]
+
+
+REPORT_GONE = "a stage whose report was lost can be run again, which keeps one"
+SIGNATURE_GONE = (
+    "the report was signed, and the signature is not here: most likely it was taken away, or this is an older copy. "
+    "Find out who did that, and put manifest.json.sig and SHA256SUMS back; a stage that is run again now would hide it"
+)
+"""What is likely where the reports do not tell of the state that the database has, and what to do."""
 
 
 class _Comparison:
@@ -145,8 +157,9 @@ class _Comparison:
 
     def _state(self, state: State) -> Check:
         told = " or ".join(sorted(one.value for one in self.told))
-        hint = "" if state in self.told else "; a stage whose report was lost can be run again, which keeps one"
-        return Check("state", state in self.told, f"the reports say {told}, the database {state.value}{hint}")
+        hint = SIGNATURE_GONE if state is State.SIGNED else REPORT_GONE
+        said = f"the reports say {told}, the database {state.value}"
+        return Check("state", state in self.told, said if state in self.told else f"{said}; {hint}")
 
     def _approval(self) -> Check:
         """The approval releases every row of the plan, and is the one that the apply's report tells of."""

@@ -97,6 +97,17 @@ def require_valid(
     return _verified(document, settings, now)
 
 
+def holds(batch: Batch, settings: Settings, now: datetime) -> bool:
+    """Whether the plan's approval allows an apply now, as far as can be told here; else it has to be given again."""
+    try:
+        require_valid(batch.approval, Action.APPLY, batch, settings, now)
+    except Refused:
+        return False
+    except ReconError:  # without ssh-keygen, or the file of allowed signers, this cannot be told; the apply says so
+        return True
+    return True
+
+
 def signature_told(document: Mapping[str, Any] | None, settings: Settings) -> tuple[bool, str]:
     """Whether nothing speaks against the signature, as it was when it was made, and that in words; never raises.
 

@@ -80,6 +80,9 @@ TRANSITIONS: dict[tuple[State | None, Action], tuple[State, str]] = {
 _UNAPPLIED = frozenset({None, State.DETECTED, State.PLANNED, State.APPROVED})
 _BEFORE = {Action.APPLY: _UNAPPLIED, Action.ROLLBACK: frozenset({None, *State}) - {State.ROLLED_BACK}}
 
+KEYS: dict[bool | None, str] = {True: " --key PATH", False: "", None: " [--key PATH]"}
+"""How a command that approves shows the key: approvals are signed, are not, or it is not known here."""
+
 
 def is_behind(state: State | None, action: Action) -> bool:
     """Whether a batch in this state has been where an apply or a rollback leads: applied, or rolled back, for good."""
@@ -113,7 +116,7 @@ class Batch:
             stands = f"is {self.state.value}" if self.state else "does not exist yet"
             raise Refused(
                 "illegal_transition",
-                f"Batch {self.batch_id} {stands}; {action.value} is not possible. {self.next_command()}",
+                f"Batch {self.batch_id} {stands}; {action.value} is not possible. {self.next_command(key=None)}",
             )
         return TRANSITIONS[self.state, action][0]
 
@@ -141,14 +144,14 @@ class Batch:
         except (KeyError, TypeError):
             return None
 
-    def approve_command(self, *, rollback: bool = False, key: bool = False) -> str:
-        """The command that approves the plan, or a rollback; with a key where approvals are signed.
+    def approve_command(self, *, rollback: bool = False, key: bool | None = False) -> str:
+        """The command that approves the plan, or a rollback; with a key where approvals are signed (None: not known).
 
         Of a plan it also shows how trades are acknowledged, where one must be: without that it is refused.
         """
         what = " --rollback" if rollback else ""
         naming = " --acknowledge TRADE_ID=WHY" if self.needs_acknowledgement and not rollback else ""
-        return f"recon approve{what} --batch-id {self.batch_id} --by NAME{' --key PATH' if key else ''}{naming}"
+        return f"recon approve{what} --batch-id {self.batch_id} --by NAME{KEYS[key]}{naming}"
 
     @property
     def needs_acknowledgement(self) -> bool:
@@ -175,11 +178,14 @@ class Batch:
         except (KeyError, TypeError, ValueError):
             return True
 
-    def next_command(self, reports: Path | None = None, *, key: bool = False, now: datetime | None = None) -> str:
+    def next_command(
+        self, reports: Path | None = None, *, key: bool | None = False, now: datetime | None = None, void: bool = False
+    ) -> str:
         """The sentence that `recon status` prints: what to run next, as a shell takes it.
 
         Folders are in `reports`; who does not know where that is leaves it to `recon status`. `key` says that
-        approvals are signed, `now` which ones expired.
+        approvals are signed (None: not known), `now` which ones expired, `void` that the plan's approval allows no
+        apply anyway.
         """
         if self.state is State.PLANNED and self.plan is not None and not self.plan.get("targets"):
             return "Next: nothing; the dry run found nothing to repair"
@@ -193,7 +199,7 @@ class Batch:
             None: f"recon run detect {which}",
             State.DETECTED: plan,
             State.PLANNED: approve if self.can_be_approved else plan,
-            State.APPROVED: approve if self._has_expired(now) else f"recon run apply {which}",
+            State.APPROVED: approve if void or self._has_expired(now) else f"recon run apply {which}",
             State.APPLIED: f"recon run validate {which}",
             State.VALIDATED: sign_command(self.batch_id),
             State.SIGNED: f"recon verify {shlex.quote(str(reports / self.batch_id))}"

@@ -20,9 +20,10 @@ import click
 
 from recon import audit, batches
 from recon.agreement import NOT_COMPARED, database_checks
+from recon.approval import holds
 from recon.database import transaction
 from recon.doctor import examine
-from recon.domain import Check, Stage
+from recon.domain import Check, Stage, State
 from recon.doors.access import for_reading
 from recon.doors.roles import create_doors, role_script
 from recon.errors import ReconError
@@ -200,7 +201,12 @@ def status_command(profile_id: str | None, as_json: bool) -> None:
             "plan_digest": batch.plan_digest,
             "updated_at": f"{batch.updated_at:%Y-%m-%dT%H:%M:%S.%fZ}",
             "updated_by": batch.updated_by,
-            "next": batch.next_command(settings.recon_reports_dir, key=settings.recon_require_signature, now=now),
+            "next": batch.next_command(
+                settings.recon_reports_dir,
+                key=settings.recon_require_signature,
+                now=now,
+                void=batch.state is State.APPROVED and not holds(batch, settings, now),
+            ),
         }
         for batch in found
     ]
@@ -245,7 +251,7 @@ def verify_command(directory: Path, allowed_signers: Path | None, require_signat
     report and of the approvals in it, are those of people whom the allowed-signers file names.
 
     With it: the batch, each of its audit rows and each of its rows in orders are as reported and recorded. A folder
-    that does not hold by itself is not held against the database.
+    that does not hold by itself is not held against the database; one that lacks a required signature is.
 
     Each failure names the file or the row. Exit status: 0 all checks hold, 1 one does not, 2 there is no DIR, or
     FILE or that of RECON_ALLOWED_SIGNERS cannot be read.
@@ -256,7 +262,7 @@ def verify_command(directory: Path, allowed_signers: Path | None, require_signat
         readable(allowed)
     signed = settings.recon_require_signature
     checks = verify_folder(directory, allowed, require_signature=require_signature, require_approvals=signed)
-    if all(check.ok for check in checks):
+    if all(check.ok or check.is_demand for check in checks):
         checks += database_checks(settings, directory)
     else:
         checks.append(NOT_COMPARED)

@@ -328,11 +328,15 @@ class Item:
 
 @dataclass(frozen=True, slots=True)
 class Check:
-    """One checked condition; `detail` says what was expected, found, and what to do."""
+    """One checked condition; `detail` says what was expected, found, and what to do.
+
+    One that fails as a `demand` lacks something that is required, and speaks against nothing that is there.
+    """
 
     name: str
     ok: bool
     detail: str
+    is_demand: bool = False
 
 
 Cell = str | int | Decimal | datetime | None

@@ -19,6 +19,7 @@ from pydantic import (
     SecretStr,
     StringConstraints,
     ValidationError,
+    ValidatorFunctionWrapHandler,
     field_validator,
     model_validator,
 )
@@ -73,6 +74,9 @@ def _actor() -> str:
         return "unknown"
 
 
+MOST_HOURS = 10_000_000
+
+
 class Settings(BaseSettings):
     """All settings; field names are the environment names in lower case."""
 
@@ -83,7 +87,7 @@ class Settings(BaseSettings):
     recon_exit_backfill_require_pause: bool = True
     recon_exit_backfill_dust_abs_qty: Annotated[Decimal, Field(ge=0, allow_inf_nan=False)] = Decimal("0.001")
     recon_exit_backfill_dust_rel_pct: Annotated[Decimal, Field(ge=0, le=1, allow_inf_nan=False)] = Decimal("0.002")
-    recon_exit_backfill_lookback_hours: Annotated[int, Field(gt=0, le=10_000_000)] = 72
+    recon_exit_backfill_lookback_hours: Annotated[int, Field(gt=0, le=MOST_HOURS)] = 72
     exchange_state_mismatch_throttle_ms: Annotated[int, Field(ge=0, le=10**12)] = 300_000
 
     recon_database_url: SecretStr | None = None
@@ -101,12 +105,20 @@ class Settings(BaseSettings):
     recon_allowed_signers: Path | None = None
     recon_require_signature: bool = False
     recon_require_second_person: bool = False
-    recon_approval_ttl_hours: Annotated[int, Field(gt=0, le=10_000_000)] = 24
+    recon_approval_ttl_hours: Annotated[int, Field(gt=0, le=MOST_HOURS)] = 24
     recon_exit_backfill_base_fee: bool = False
     recon_max_batch_rows: Annotated[int, Field(gt=0)] = 10_000
     recon_home: Path = Field(default_factory=lambda: user_data_path("recon"))
 
     _origins: dict[str, str] = PrivateAttr(default_factory=dict)
+
+    @field_validator("recon_approval_ttl_hours", "recon_exit_backfill_lookback_hours", mode="wrap")
+    @classmethod
+    def _is_whole_hours(cls, value: object, handler: ValidatorFunctionWrapHandler) -> object:
+        try:
+            return handler(value)
+        except ValidationError:
+            raise ValueError(f"expected a whole number of hours, from 1 to {MOST_HOURS}") from None
 
     @field_validator("recon_exchange_base_url")
     @classmethod

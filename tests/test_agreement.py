@@ -489,6 +489,7 @@ def test_an_unreachable_database_is_no_agreement(applied) -> None:
     [check] = database_checks(Settings(_env_file=None, recon_database_url=url), applied.folder)  # type: ignore[call-arg]
     assert not check.ok
     assert check.detail.startswith("database_unreachable: ")
+    assert check.detail.endswith(f" To check the folder alone: `RECON_DATABASE_URL= recon verify {applied.folder}`.")
     assert PASSWORD not in check.detail
 
 

@@ -268,6 +268,16 @@ def test_a_refused_step_does_not_guess_where_reports_lie() -> None:
     assert said == "Next: recon verify '/some where/b-7'"
 
 
+def test_a_refused_step_does_not_know_whether_approvals_are_signed() -> None:
+    item = {"order_id": "BFILL-1", "decision": "DRY_RUN", "reason": "fill_evidence"}
+    plan = {"document": {"items": [item]}, "targets": [{"needs_acknowledgement": True}]}
+    message = refusal(lambda: Batch("b-7", "p-7", State.PLANNED, plan=plan).after(Action.APPLY)).message
+    assert message == (
+        "Batch b-7 is planned; apply is not possible. "
+        "Next: recon approve --batch-id b-7 --by NAME [--key PATH] --acknowledge TRADE_ID=WHY"
+    )
+
+
 def test_a_plan_that_cannot_be_approved_is_planned_again(incident: Incident) -> None:
     """A pause that is not confirmed, and a plan without a row to write, until both are settled."""
     incident.create_table().ghost("t1")

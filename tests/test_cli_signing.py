@@ -78,9 +78,12 @@ def test_an_apply_that_was_not_signed_is_refused_through_the_notebook(place: Pla
         assert console.stage(stage, "unsigned", "sign-2").status == 0
     assert console.approve("sign-2").out.endswith("approved by a reviewer, not signed\n")
     required = console.but(RECON_REQUIRE_SIGNATURE="true", RECON_ALLOWED_SIGNERS=str(keys.allowed))
+    told = "Next: recon approve --batch-id sign-2 --by NAME --key PATH\n"
+    assert told in required.inside("status", "--profile-id", "unsigned").out
     answer = required.stage("apply", "unsigned", "sign-2")
     assert (answer.status, "signature_missing: " in answer.out) == (3, True)
     assert incident.backfills() == []
+    assert "Next: recon run apply " in console.inside("status", "--profile-id", "unsigned").out
     assert console.stage("apply", "unsigned", "sign-2").status == 0
 
 
@@ -96,3 +99,52 @@ def test_what_is_malformed_or_unusable_has_its_exit_status(place: Place, keys: K
     answer = console(*words("sign-3", ALICE, locked, "--json"))
     assert (answer.status, answer.json["code"]) == (3, "key_unusable")
     assert "There is no terminal" in answer.json["message"]
+
+
+def test_a_report_from_before_signatures_were_required_is_compared_with_the_database(place: Place, keys: Keys) -> None:
+    """What is missing fails; it does not withhold what the database says. What is wrong does."""
+    incident, console = place.profile("before", "t1")
+    for stage in ("detect", "dry-run"):
+        assert console.stage(stage, "before", "sign-4").status == 0
+    assert console.approve("sign-4").status == 0
+    for stage in ("apply", "validate"):
+        assert console.stage(stage, "before", "sign-4").status == 0
+    folder = str(place.reports / "sign-4")
+    required = console.but(RECON_REQUIRE_SIGNATURE="true", RECON_ALLOWED_SIGNERS=str(keys.allowed))
+    blind = required.but(RECON_ALLOWED_SIGNERS=None)
+    for strict, more in ((required, ()), (console, ("--require-signature",)), (blind, ("--require-signature",))):
+        answer = strict.inside("verify", folder, *more)
+        assert answer.status == 1, answer
+        failed = [line for line in answer.out.splitlines() if line.startswith("FAIL ")]
+        assert [line.split(": ")[0] for line in failed] == ["FAIL approvals", *["FAIL signature"][: len(more)]]
+        assert "if signatures were not required then, verify without requiring them" in failed[0]
+        assert "ok   order_rows: 1 row as reported" in answer.out
+    assert console.inside("verify", folder).status == 0
+    [row] = incident.backfills()
+    incident.sql("UPDATE orders SET price = price + 1 WHERE order_id = %s", row["order_id"])
+    assert "differs in price" in required.inside("verify", folder).out
+    page = place.reports / "sign-4" / "01_detect.html"
+    page.chmod(0o644)
+    page.write_text("<p>a kinder page</p>")
+    untrustworthy = required.inside("verify", folder).out
+    assert "FAIL database: not compared: a check of the folder failed" in untrustworthy
+    assert "order_rows" not in untrustworthy
+
+
+def test_a_signature_that_is_wrong_withholds_the_database(place: Place, keys: Keys) -> None:
+    """One that is not verified for want of a file is missing, like none; one of a key that does not count is wrong."""
+    _, console = place.profile("wrong", "t1")
+    for stage in ("detect", "dry-run"):
+        assert console.stage(stage, "wrong", "sign-5").status == 0
+    assert console.inside(*words("sign-5", ALICE, keys.alice)).status == 0
+    assert console.stage("apply", "wrong", "sign-5").status == 0
+    folder = str(place.reports / "sign-5")
+    required = console.but(RECON_REQUIRE_SIGNATURE="true")
+    unverified = required.inside("verify", folder)
+    assert (unverified.status, "ok   order_rows: 1 row as reported" in unverified.out) == (1, True), unverified
+    assert "Name whose signatures count with RECON_ALLOWED_SIGNERS" in unverified.out
+    keys.allow(f"{BOB} {keys.public('bob')}")
+    wrong = required.but(RECON_ALLOWED_SIGNERS=str(keys.allowed)).inside("verify", folder, "--require-signature")
+    assert wrong.status == 1
+    assert "FAIL approvals: record/03_apply/approval.json.sig does not sign" in wrong.out
+    assert "FAIL database: not compared" in wrong.out

@@ -449,6 +449,10 @@ def test_verify_says_it_too(guarded: Incident, tmp_path: Path) -> None:
     [told] = [line for line in said.out.splitlines() if line.startswith("FAIL")]
     assert told.startswith("FAIL database: role_missing: ")
     assert 'GRANT recon_reader TO "nobody"' in told
+    assert told.endswith(f" To check the folder alone: `RECON_DATABASE_URL= recon verify {folder}`.")
+    alone = by_hand(guarded, "nobody").but(RECON_DATABASE_URL="").inside("verify", folder)
+    assert alone.status == 0, alone
+    assert "ok   database: not compared: no database is configured (RECON_DATABASE_URL)" in alone.out
 
 
 def test_verify_notes_doors_that_are_not_as_they_were(guarded: Incident, tmp_path: Path) -> None:

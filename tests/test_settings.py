@@ -102,6 +102,13 @@ def test_a_number_outside_its_range_is_refused_by_name(name, texts) -> None:
         assert refused(**{name: text}).startswith(f"These settings do not parse: {name}: "), text
 
 
+@pytest.mark.parametrize("name", ["RECON_APPROVAL_TTL_HOURS", "RECON_EXIT_BACKFILL_LOOKBACK_HOURS"])
+@pytest.mark.parametrize("text", ["nan", "0.001", "0", "-1", "24h", "10000001"])
+def test_hours_are_whole_and_the_refusal_says_so(name, text) -> None:
+    said = f"These settings do not parse: {name}: expected a whole number of hours, from 1 to 10000000. Correct them."
+    assert refused(**{name: text}) == said
+
+
 @pytest.mark.parametrize("name", [" ", "\t", "\u00a0 "])
 def test_an_actor_without_a_name_is_refused(name) -> None:
     assert refused(RECON_ACTOR=name).startswith("These settings do not parse: RECON_ACTOR: ")

@@ -191,7 +191,9 @@ def test_a_signature_that_is_taken_away_is_found(kept) -> None:
     )
     assert all(check.ok for check in verify_folder(kept.folder, kept.keys.allowed)), "offline it was never signed"
     answer = kept.console.inside("verify", str(kept.folder))
-    assert "FAIL state: the reports say validated, the database signed" in answer.out
+    said = "FAIL state: the reports say validated, the database signed; the report was signed, and the signature is not"
+    assert f"{said} here: most likely it was taken away" in answer.out
+    assert "can be run again" not in answer.out
 
 
 def test_a_manifest_that_changes_while_it_is_verified_is_not_signed(kept, monkeypatch) -> None:

@@ -10,7 +10,9 @@ import pytest
 from incidents import NOW, Incident, refusal
 from signers import ALICE, BOB, Keys, approval_check, planned, signed, strict, unchanged
 
-from recon.approval import signed_bytes
+from recon import batches
+from recon.approval import holds, signed_bytes
+from recon.database import transaction
 from recon.domain import Verdict
 from recon.errors import UsageError
 from recon.plan import Scope
@@ -84,6 +86,29 @@ def test_what_counts_where_it_is_required_or_can_be_verified(
     assert said in (result.message or "")
     assert read == [], "refused before the exchange is asked"
     assert incident.backfills() == []
+
+
+@pytest.mark.parametrize(("required", "named", "how", "code", "said"), CASES)
+def test_what_an_apply_would_refuse_does_not_hold(
+    incident: Incident, keys: Keys, required: bool, named: bool, how: str, code: str | None, said: str
+) -> None:
+    """So `recon status` sends it to be approved again, and never to an apply that is refused."""
+    planned(incident)
+    key = {UNSIGNED: None, BY_ALICE: keys.alice, AS_ALICE: keys.bob, BY_STRANGER: keys.stranger}[how]
+    signed(incident, keys, key=key)
+    work = incident.work(recon_require_signature=required, recon_allowed_signers=keys.allowed if named else None)
+    with transaction(incident.engine, read_only=True) as connection:
+        batch = batches.load(connection, incident.batch)
+    assert holds(batch, work.settings, NOW) is (code is None), said
+    assert holds(batch, work.settings, NOW + timedelta(days=2)) is False
+
+
+def test_whether_it_holds_is_left_to_the_apply_where_the_signers_cannot_be_read(incident: Incident, keys: Keys) -> None:
+    planned(incident)
+    signed(incident, keys)
+    with transaction(incident.engine, read_only=True) as connection:
+        batch = batches.load(connection, incident.batch)
+    assert holds(batch, incident.work(recon_allowed_signers=keys.folder / "nowhere").settings, NOW)
 
 
 EDITS = {

@@ -24,6 +24,12 @@ from recon.stages.approved import approval_told, tells_of
 ACTIONS = {"approval": "apply", "rollback_approval": "rollback"}
 """What each kind of approval must say that it releases."""
 
+REMEDIES = {
+    NOT_SIGNED: "Find out who approved; if signatures were not required then, verify without requiring them.",
+    NOT_VERIFIED: "Name whose signatures count with RECON_ALLOWED_SIGNERS.",
+}
+"""What to do about an approval whose signature is required, and missing or not verified."""
+
 
 def approvals_check(
     folder: Path,
@@ -34,7 +40,8 @@ def approvals_check(
 ) -> Check:
     """The kept approvals: signed by whom, of this batch, and the ones that the reports of the applies tell of.
 
-    Where a signature `is_required`, one that is not signed, or cannot be verified, is a failure.
+    Where a signature `is_required`, one that is not signed, or cannot be verified, is a failure, and a demand where
+    nothing else is wrong.
     """
     told: dict[str, list[str]] = {}
     wrong: list[str] = []
@@ -54,15 +61,17 @@ def approvals_check(
             told.setdefault(_signed(path, document, allowed_signers), []).append(name)
         except ReconError as error:
             wrong.append(f"{name}.sig does not sign {name}: {error.message}")
-    if is_required:
-        wrong += [
-            f"{', '.join(told[what])}: expected a verified signature, found: {what}. Find out who approved."
-            for what in (NOT_SIGNED, NOT_VERIFIED)
-            if what in told
-        ]
+    demanded = [
+        f"{', '.join(told[what])}: expected a verified signature, found: {what}. {REMEDIES[what]}"
+        for what in REMEDIES
+        if is_required and what in told
+    ]
+    is_demand = not wrong and bool(demanded)
+    wrong += demanded
     good = "; ".join(f"{', '.join(names)}: {what}" for what, names in told.items())
     used = going_by(allowed_signers) if wrong or good else ""
-    return Check("approvals", not wrong, (" ".join(wrong).removesuffix(".") or good or "no approval was kept") + used)
+    said = " ".join(wrong).removesuffix(".") or good or "no approval was kept"
+    return Check("approvals", not wrong, said + used, is_demand)
 
 
 def _document(path: Path) -> dict[str, Any] | None:

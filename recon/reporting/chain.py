@@ -58,8 +58,8 @@ def signature_check(
 ) -> Check:
     """By whom the manifest is signed, and each that it replaced; an invalid signature is a failure.
 
-    None is a failure only where one `is_required`, as are one that cannot be verified, a manifest of the older form,
-    which carries none, and one that cannot be read (`last` is None).
+    None is a failure only where one `is_required`, and then a demand, as are one that cannot be verified, a manifest
+    of the older form, which carries none, and one that cannot be read (`last` is None).
     """
     wrong: list[str] = []
     if last is None or not last.is_statement:
@@ -68,14 +68,15 @@ def signature_check(
     else:
         told, wrong = _signatures(folder, last, allowed_signers)
     is_signed = last is not None and last.is_statement and (folder / SIGNATURE).is_file()
-    if is_required and not wrong and (allowed_signers is None or not is_signed):
+    is_demand = is_required and not wrong and (allowed_signers is None or not is_signed)
+    if is_demand:
         name_them = "" if allowed_signers else "name whose signatures count with RECON_ALLOWED_SIGNERS, and "
         wrong.append(
             f"expected a signature of {MANIFEST} by one of the allowed signers, found: {'; '.join(told)}. To sign, "
             f"{name_them}run `recon sign`; if it was signed before, find out who took the signature away"
         )
         told = []
-    return Check("signature", not wrong, "; ".join([*wrong, *told]) + going_by(allowed_signers))
+    return Check("signature", not wrong, "; ".join([*wrong, *told]) + going_by(allowed_signers), is_demand)
 
 
 def going_by(allowed_signers: Path | None) -> str:
