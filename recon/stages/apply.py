@@ -142,7 +142,7 @@ def _require_way_back(held: Held, order_ids: Sequence[str]) -> None:
     for order_id in order_ids:
         if why := held.orders.why_not_canceled(held.connection, held.batch.profile_id, order_id, held.now):
             told = remedy(fired(held.connection))
-            first = f". {told}. If that is so, " if told else "; "
+            first = f". {told}. Where that is done already, " if told else "; "
             raise Refused(
                 "orders_unsuitable",
                 f"A backfill row could not be canceled again ({why}), so there would be no way back. Nothing was "
